@@ -1,0 +1,77 @@
+"""The operations that every layer is made of, in their plain tensor form: the reference on every device.
+
+Axes: B batch, T target, S source, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from tinygrad import Tensor, dtypes
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+class Linear:
+    """y = x W^T + b, with W (out, in) as PyTorch keeps it: rows of W are read one after another."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, device: str = "CPU"):
+        self.weight = Tensor.empty(outputs, inputs, device=device)
+        self.bias = Tensor.empty(outputs, device=device) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in) times weight (out, in) transposed, plus bias (out,): (..., out)."""
+    y = x @ weight.transpose()  # (..., out)
+    return y if bias is None else y + bias
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis. A row that is minus infinity everywhere gives zeros, not NaN."""
+    e = (x - x.max(-1, keepdim=True).maximum(LOWEST)).exp()
+    return e / e.sum(-1, keepdim=True).maximum(1e-30)  # the sum is at least 1 unless all is masked
+
+
+def log_softmax_top(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The arg-max of each row of logits (B, V) and its log-probability: (B,) int32 and (B,) float32."""
+    best = logits.max(-1, keepdim=True)  # (B, 1)
+    log_sum = (logits - best).exp().sum(-1).log()  # (B,)
+    return logits.argmax(-1).cast(dtypes.int32), -log_sum
+
+
+def padding_mask(lengths: np.ndarray, size: int) -> np.ndarray:
+    """The mask that hides what is behind each length: (B, 1, 1, S) of 0 and minus infinity, to be added to scores."""
+    hidden = np.arange(size)[None, :] >= np.asarray(lengths)[:, None]  # (B, S)
+    return np.where(hidden, -np.inf, 0).astype(np.float32)[:, None, None, :]  # (B, 1, 1, S)
+
+
+def parameters(module: object, prefix: str = "") -> dict[str, Tensor]:
+    """Every weight under `module` by its dotted name, a shared one once, under its first name.
+
+    What starts with an underscore is not a weight: position tables, for one.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+
+    def visit(value: object, name: str) -> None:
+        if id(value) in seen:
+            return
+        if isinstance(value, Tensor):
+            seen.add(id(value))
+            found[name] = value
+            return
+        items: Mapping[str, object] = {}
+        if isinstance(value, list):
+            items = {str(i): v for i, v in enumerate(value)}
+        elif hasattr(value, "__dict__"):
+            seen.add(id(value))
+            items = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+        for key, child in items.items():
+            visit(child, f"{name}.{key}" if name else key)
+
+    visit(module, prefix)
+    return found

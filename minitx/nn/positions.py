@@ -1,0 +1,54 @@
+"""How a model is told the order of its tokens. A new scheme is one row of POSITIONS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ConfigError
+from .ops import Tensor
+
+if TYPE_CHECKING:
+    from tinygrad import UOp
+
+    from ..config import Config
+
+
+class Sinusoidal:
+    """Adds sines and cosines of wavelengths 2 pi to 10000 * 2 pi (Vaswani et al. 2017, section 3.5).
+
+    Column 2i is sin(p / 10000^(2i/C)), column 2i+1 the cosine of the same angle.
+    """
+
+    def __init__(self, config: Config, device: str):
+        self._table = Tensor(self.table(config.max_length + 1, config.d_model), device=device)  # (T, C), no weight
+
+    @staticmethod
+    def check(config: Config) -> None:
+        if config.d_model % 2:
+            raise ConfigError(f"config: sinusoidal positions need an even d_model, not {config.d_model}")
+
+    @staticmethod
+    def table(length: int, channels: int) -> np.ndarray:
+        frequency = 10000.0 ** (-np.arange(0, channels, 2) / channels)  # (C/2,)
+        angle = np.arange(length)[:, None] * frequency  # (T, C/2)
+        return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, channels).astype(np.float32)  # (T, C)
+
+    def add(self, x: Tensor, position: int | UOp = 0) -> Tensor:
+        """x (B, T, C), whose first token stands at `position`, with its positions."""
+        return x + self._table[position : position + x.shape[1]]  # (T, C)
+
+
+class SinusoidalSplit(Sinusoidal):
+    """The same idea in Marian's layout: all sines, then all cosines, of p * 10000^(-i / (C/2 - 1))."""
+
+    @staticmethod
+    def table(length: int, channels: int) -> np.ndarray:
+        half = channels // 2
+        frequency = 10000.0 ** (-np.arange(half) / max(half - 1, 1))  # (C/2,)
+        angle = np.arange(length)[:, None] * frequency  # (T, C/2)
+        return np.concatenate([np.sin(angle), np.cos(angle)], -1).astype(np.float32)  # (T, C)
+
+
+POSITIONS: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal, "sinusoidal_split": SinusoidalSplit}
