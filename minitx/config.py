@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **changes: Any) -> Config:
     """The preset `name` with `changes` made to it; raises `ConfigError` for an unknown name or field."""
     fields = {**pick(PRESETS, name, "preset"), **changes}
-    known = {f.name for f in dataclasses.fields(Config)}
+    known = {f.name: f for f in dataclasses.fields(Config)}
     for field in fields:
-        pick(dict.fromkeys(known), field, "config field")
+        pick(known, field, "config field")
     return Config(**fields)

@@ -35,10 +35,15 @@ class State:
 
 
 class JitEngine:
-    """Runs a `Transformer` by TinyJit. Tokens in `suppress` are never proposed."""
+    """Runs a `Transformer` by TinyJit. Tokens in `suppress` are never proposed; `notice` is told what takes long."""
 
-    def __init__(self, model: Transformer, suppress: tuple[int, ...] = ()):
-        self.model, self.config = model, model.config
+    def __init__(
+        self,
+        model: Transformer,
+        suppress: tuple[int, ...] = (),
+        notice: Callable[[str], object] = lambda message: None,
+    ):
+        self.model, self.config, self._notice = model, model.config, notice
         bias = np.zeros(self.config.target_vocab, np.float32)
         bias[list(suppress)] = -np.inf
         self._suppress = self._tensor(bias).realize()  # (V,)
@@ -48,11 +53,11 @@ class JitEngine:
         return Tensor(values, device=self.model.device)
 
     def _jit(self, function: Callable[..., Any], *shape: int) -> Any:
-        """`function` jitted for one bucket of shapes."""
+        """`function` jitted for one bucket of shapes: tinygrad runs it once, records it once, then replays it."""
         key = (function.__name__, *shape)
-        if key not in self._jits:
-            self._jits[key] = TinyJit(function)
-        return self._jits[key]
+        jit = self._jits.setdefault(key, TinyJit(function))
+        self._notice(f"preparing {function.__name__.strip('_')} for {shape} on {self.model.device}" if jit.cnt < 2 else "")
+        return jit
 
     def encode(self, tokens: np.ndarray, lengths: np.ndarray, length: int) -> State:
         """The state before the first of at most `length` tokens: sources (B,S) int32, the rest behind lengths (B,)."""

@@ -1,0 +1,51 @@
+"""minitx: a compact encoder-decoder Transformer on tinygrad tensors, from checkpoint to any device.
+
+    import minitx
+    m = minitx.load("en-pt")
+    m("How are you today?")
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, Generation
+from .errors import ConfigError, DeviceError, Error, FileError, InputError
+
+if TYPE_CHECKING:
+    from .generation.search import Hypothesis
+    from .model import Model, Translation, load
+    from .nn.transformer import Transformer
+
+__version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DeviceError",
+    "Error",
+    "FileError",
+    "Generation",
+    "Hypothesis",
+    "InputError",
+    "Model",
+    "Transformer",
+    "Translation",
+    "load",
+]
+
+_LAZY = {
+    "Hypothesis": "generation.search",
+    "Model": "model",
+    "Transformer": "nn.transformer",
+    "Translation": "model",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

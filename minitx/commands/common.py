@@ -1,0 +1,83 @@
+"""What several commands share: arguments, and what is said on standard error while one waits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+
+def positive(text: str) -> int:
+    """An argument that counts something: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+def model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a name of `minitx models`, a .safetensors file, or a folder")
+
+
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def search_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model is run and searched; `load` and `search_options` read them back."""
+    parser.add_argument("--device", default="CPU", help="a backend of `minitx devices` (default: CPU)")
+    parser.add_argument("--engine", default="jit", choices=["jit"], help="what runs the model (default: jit)")
+    parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at each step (default: the model's)")
+    parser.add_argument("--max-length", type=positive, metavar="N", help="longest translation of a sentence, in tokens")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at a time (default: 32)")
+    parser.add_argument("--no-split", action="store_true", help="take each line as one sentence, however long")
+
+
+def search_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Model.translate` that `search_arguments` stand for."""
+    options = {"beam": args.beam, "max_length": args.max_length, "batch_size": args.batch_size}
+    return options | {"split": not args.no_split}
+
+
+def load(args: argparse.Namespace) -> Model:
+    """The model that the arguments name, on the device and engine that they name."""
+    from ..model import load
+
+    with_status = Status()
+    model = load(args.model, device=args.device, engine=args.engine, notice=with_status)
+    with_status("")
+    return model
+
+
+class Status:
+    """One line on standard error that says what takes long, there only while it does, and only on a terminal."""
+
+    def __init__(self) -> None:
+        self.width = 0
+
+    def __call__(self, message: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{' ' * self.width}\r{message}")
+            sys.stderr.flush()
+            self.width = len(message)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned columns under a heading."""
+    columns = list(rows[0]) if rows else []
+    cells = [columns, *([str(row[c]) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def size(number: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"

@@ -1,0 +1,166 @@
+"""What users hold: `load` gives a `Model`, which takes text and gives text."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from .config import Generation, pick
+from .engines import Engine
+from .errors import InputError
+from .generation.search import Hypothesis, Limits, check, generate, greedy_steps, length_limits
+from .text.split import fit, sentences
+from .weights.checkpoint import Checkpoint, save
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """A text in the target language: its pieces, its score (the sum over its sentences), seconds by stage."""
+
+    text: str
+    tokens: tuple[str, ...]
+    score: float
+    seconds: dict[str, float]
+
+
+def jit_engine(checkpoint: Checkpoint, device: str, notice: Callable[[str], object]) -> Engine:
+    """The tinygrad engine on a backend that has passed its self-test."""
+    from .engines.devices import ensure
+    from .engines.jit import JitEngine
+    from .nn.transformer import Transformer
+
+    model = Transformer(checkpoint.config, ensure(device), seed=None).load(checkpoint.weights)
+    return JitEngine(model, checkpoint.generation.suppress, notice)
+
+
+ENGINES: dict[str, Callable[[Checkpoint, str, Callable[[str], object]], Engine]] = {"jit": jit_engine}
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: str = "CPU",
+    engine: str = "jit",
+    notice: Callable[[str], object] = lambda message: None,
+) -> Model:
+    """The model called `name`: a name of `minitx models`, a `.safetensors` file, or a checkpoint's folder.
+
+    `device` is a backend of `minitx devices`; `notice` is told what takes long. Raises an `Error` that says in one
+    line what is wrong: `FileError` for the model, `DeviceError` for the backend.
+    """
+    from .weights.names import open_model
+
+    checkpoint = open_model(name)
+    return Model(checkpoint, pick(ENGINES, engine, "engine")(checkpoint, device, notice))
+
+
+class Model:
+    """A checkpoint and the engine that runs it.
+
+    Options of the calls below: `beam`, `length_penalty` and `alpha` replace the model's own (see `Generation`);
+    `n_best`, `min_length`, `max_length`, `batch_size` and `progress` are those of `generation.search.generate`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine):
+        self.checkpoint, self.engine = checkpoint, engine
+        self.config, self.generation = checkpoint.config, checkpoint.generation
+
+    @overload
+    def __call__(self, text: str, **options: Any) -> str: ...
+    @overload
+    def __call__(self, text: Sequence[str], **options: Any) -> list[str]: ...
+    def __call__(self, text: str | Sequence[str], **options: Any) -> str | list[str]:
+        """The translation of one text, or of each of a list; the options are those of `translate`."""
+        found = [best[0].text for best in self.translate([text] if isinstance(text, str) else text, **options)]
+        return found[0] if isinstance(text, str) else found
+
+    def generate(self, tokens: Sequence[Sequence[int]], **options: Any) -> list[list[Hypothesis]]:
+        """The hypotheses of each sentence, best first: source tokens, the end included, to target tokens."""
+        fields = {f.name for f in dataclasses.fields(Generation)} & options.keys()
+        own = {name: value for name in fields if (value := options.pop(name)) is not None}
+        return generate(self.engine, tokens, dataclasses.replace(self.generation, **own), **options)
+
+    def translate(self, texts: Sequence[str], split: bool = True, **options: Any) -> list[list[Translation]]:
+        """The `n_best` translations of each text, best first.
+
+        A text is translated sentence by sentence, and what stands between sentences, line ends included, stays.
+        With split=False each text is one sentence, and `InputError` is raised for one that the model cannot take.
+        """
+        started = time.perf_counter()
+        parts = [self.parts(text, split) for text in texts]
+        tokens = [self.encode(sentence) for pairs in parts for sentence, _ in pairs]
+        tokenized = time.perf_counter()
+        found = iter(self.generate(tokens, **options))
+        searched = time.perf_counter()
+        texts_found = [self.join([(next(found), after) for _, after in pairs]) for pairs in parts]
+        seconds = {
+            "tokenize": tokenized - started,
+            "search": searched - tokenized,
+            "detokenize": time.perf_counter() - searched,
+        }
+        return [[dataclasses.replace(t, seconds=seconds) for t in best] for best in texts_found]
+
+    def encode(self, sentence: str) -> list[int]:
+        """The source tokens of a sentence, with the end; none for one that is empty."""
+        tokens = self.checkpoint.source.encode(sentence)
+        return [*tokens, self.generation.end] if tokens else []
+
+    def parts(self, text: str, split: bool) -> list[tuple[str, str]]:
+        """What of a text is translated at a time, and the whitespace after it."""
+        if not split:
+            if (size := len(self.encode(text))) > self.config.max_length:
+                raise InputError(
+                    f"text {text[:30]!r}... is {size} tokens, and the model takes {self.config.max_length} at a time; "
+                    "let it be split into sentences"
+                )
+            return [(text, "")]
+        return [
+            part
+            for sentence, after in sentences(text)
+            for *most, (last, gap) in [fit(sentence, self.fits)]
+            for part in [*most, (last, gap + after)]
+        ]
+
+    def fits(self, sentence: str) -> bool:
+        """Whether the model takes `sentence` as one."""
+        return len(self.encode(sentence)) <= self.config.max_length
+
+    def join(self, found: list[tuple[list[Hypothesis], str]]) -> list[Translation]:
+        """The n-th best text is made of the n-th best hypotheses of its sentences."""
+        count = max((len(hypotheses) for hypotheses, _ in found), default=0)
+        best = []
+        for n in range(max(1, count)):
+            text, tokens, score = "", [], 0.0
+            for hypotheses, after in found:
+                if hypotheses:
+                    hypothesis = hypotheses[min(n, len(hypotheses) - 1)]
+                    text += self.checkpoint.target.decode(hypothesis.tokens)
+                    tokens += [self.checkpoint.target.pieces[t] for t in hypothesis.tokens]
+                    score += hypothesis.score
+                text += after
+            best.append(Translation(text, tuple(tokens), score, {}))
+        return best
+
+    def stream(self, text: str, max_length: int | None = None) -> Iterator[str]:
+        """The greedy translation of a text in pieces, as they are found; together they are the whole."""
+        for sentence, after in self.parts(text, True):
+            tokens = self.encode(sentence)
+            check(self.engine, [tokens])
+            limits: list[Limits] = [length_limits(self.engine, self.generation, len(tokens), 0, max_length)]
+            found: list[int] = []
+            shown = ""
+            for _, token, _ in greedy_steps(self.engine, [tokens], self.generation, limits) if tokens else ():
+                if token != self.generation.end:
+                    found.append(token)
+                whole = self.checkpoint.target.decode(found)
+                if whole.startswith(shown) and not whole.endswith("\N{REPLACEMENT CHARACTER}"):
+                    yield whole[len(shown) :]
+                    shown = whole
+            yield after
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the whole model, tokenizers and defaults included, to one `.safetensors` file."""
+        save(self.checkpoint, path)

@@ -1,0 +1,107 @@
+"""What every family needs: a YAML text read with care, and tensors renamed and compared by a table, both ways."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ...errors import FileError
+from ..checkpoint import damaged, map_file, several
+
+Array = np.ndarray[Any, Any]
+YAML_CAP = 1 << 16  # bytes; the configurations of real models have one or two thousand
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a source stores a weight: its shape there from the shape here, and the array here from the one there."""
+
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+    array: Callable[[Array], Array]
+
+
+LAYOUTS = {
+    "same": Layout(lambda s: s, lambda a: a),  # (out, in), and embeddings (V, C)
+    "transposed": Layout(lambda s: s[::-1], lambda a: a.T),  # (in, out)
+    "row": Layout(lambda s: (1, *s), lambda a: a[0]),  # a vector as a matrix of one row
+}
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML's plain data without aliases, which could stand for exponentially much."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(data: bytes, where: str) -> dict[Any, Any]:
+    """The mapping that a YAML text is; raises `FileError` for anything else."""
+    if len(data) > YAML_CAP:
+        raise FileError(f"{where}: {len(data)} bytes are too many for a configuration; is it the right file?")
+    try:
+        values = yaml.load(data.decode(), PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as e:
+        raise damaged(where, f"is not plain YAML ({' '.join(str(e).split())[:80]})") from None
+    if not isinstance(values, dict):
+        raise damaged(where, "is not a mapping of options")
+    return values
+
+
+def show(value: Any) -> str:
+    """A short text for any value of a YAML file, even an integer of ten thousand digits."""
+    try:
+        return repr(value)[:60]
+    except ValueError:
+        return "a number too long to show"
+
+
+def convert(
+    expected: Mapping[str, tuple[int, ...]],
+    rename: Mapping[str, tuple[str, str]],
+    found: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], Array],
+    where: str,
+) -> dict[str, Array]:
+    """The weights under minitx's names: `rename` says for each of `expected` its name there and its layout.
+
+    `found` are the shapes in the source, less what is dropped on purpose. Raises one `FileError` that names what is
+    missing, what nobody asked for, and what has another shape.
+    """
+    theirs = {name: (rename[name][0], LAYOUTS[rename[name][1]]) for name in expected}
+    wanted = {name: layout.shape(expected[ours]) for ours, (name, layout) in theirs.items()}
+    problems = []
+    if missing := [name for name in wanted if name not in found]:
+        problems.append(f"missing tensors: {several(missing)}")
+    if extra := [name for name in found if name not in wanted]:
+        problems.append(f"unknown tensors: {several(extra)}")
+    if wrong := [f"{n} is {found[n]}, not {s}" for n, s in wanted.items() if n in found and found[n] != s]:
+        problems.append(f"wrong shapes: {several(wrong)}")
+    if problems:
+        raise FileError(f"{where}: {'; '.join(problems)}; the file and its own configuration disagree")
+    weights = {}
+    for ours, (name, layout) in theirs.items():
+        weights[ours] = np.ascontiguousarray(layout.array(read(name)), np.float32)
+        weights[ours].flags.writeable = False
+    return weights
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, for the provenance."""
+    data = map_file(path)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def minitx_version() -> str:
+    try:
+        return importlib.metadata.version("minitx")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
