@@ -34,36 +34,41 @@ MODEL is a name from `minitx models`, a .safetensors file of minitx, or a folder
 """
 
 
-def make_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser; only `command`, if it is one, is imported for its own arguments."""
+def main_parser() -> argparse.ArgumentParser:
+    """What `minitx --help` shows; nothing of a command is imported for it."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="minitx",
+        usage="minitx [-h] [--version] COMMAND ...",
         description="A compact encoder-decoder Transformer on tinygrad, from checkpoint to any device.",
-        epilog=EXAMPLES,
+        epilog=f"commands:\n{commands}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"minitx {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, about in COMMANDS.items():
-        module = importlib.import_module(f".commands.{name}", __package__) if name == command else None
-        sub = commands.add_parser(
-            name,
-            help=about,
-            description=f"{about[0].upper()}{about[1:]}.",
-            epilog=getattr(module, "EXAMPLES", None),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if module is not None:
-            module.arguments(sub)
-            sub.set_defaults(run=module.run)
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="what to do")
+    return parser
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command, whose module is imported for it."""
+    module, about = importlib.import_module(f".commands.{name}", __package__), COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"minitx {name}",
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.arguments(parser)
+    parser.set_defaults(run=module.run)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = next((a for a in arguments if not a.startswith("-")), None)
-    args = make_parser(command).parse_args(arguments)
+    name = main_parser().parse_args(arguments[:1]).command
+    args = command_parser(name).parse_intermixed_args(arguments[1:])
     try:
         status = args.run(args)
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import reprlib
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,7 +34,7 @@ CHOICES = {
 def pick(table: dict[str, T], name: str, what: str) -> T:
     """The row `name` of `table`, or a `ConfigError` that lists the valid names; `what` says whose they are."""
     if not isinstance(name, str) or name not in table:
-        raise ConfigError(f"{what} {name!r} is not known; choose one of: {', '.join(table)}")
+        raise ConfigError(f"{what} {reprlib.repr(name)} is not known; choose one of: {', '.join(table)}")
     return table[name]
 
 
@@ -59,16 +60,17 @@ class Record:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, hint = getattr(self, field.name), hints[field.name]
+            shown = reprlib.repr(value)  # of a hostile file, perhaps: short, however long or deep it is
             if not check_type(value, hint):
                 wanted = getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
-                raise ConfigError(f"{self._what()}: {field.name} must be {wanted}, not {value!r}")
+                raise ConfigError(f"{self._what()}: {field.name} must be {wanted}, not {shown}")
             if get_origin(hint) is tuple:
                 object.__setattr__(self, field.name, tuple(value))
             if hint is float:
                 object.__setattr__(self, field.name, float(value))
             low, high = field.metadata.get("range", (None, None))
             if low is not None and not low <= value <= high:
-                raise ConfigError(f"{self._what()}: {field.name} must be from {low} to {high}, not {value!r}")
+                raise ConfigError(f"{self._what()}: {field.name} must be from {low} to {high}, not {shown}")
             if field.name in CHOICES:
                 choice(field.name, value)
 
@@ -85,7 +87,7 @@ class Record:
         names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown, missing = [k for k in fields if k not in names], [n for n in names if n not in fields]
         if unknown:
-            raise ConfigError(f"{what}: unknown field {', '.join(map(repr, unknown))}; the fields are {', '.join(names)}")
+            raise ConfigError(f"{what}: unknown field {', '.join(map(reprlib.repr, unknown[:5]))}; the fields are {', '.join(names)}")
         if missing:
             raise ConfigError(f"{what}: missing field {', '.join(missing)}")
         return cls(**fields)

@@ -117,12 +117,11 @@ class Model:
                     "let it be split into sentences"
                 )
             return [(text, "")]
-        return [
-            part
-            for sentence, after in sentences(text)
-            for *most, (last, gap) in [fit(sentence, self.fits)]
-            for part in [*most, (last, gap + after)]
-        ]
+        found = []
+        for sentence, after in sentences(text):
+            *most, (last, gap) = fit(sentence, self.fits) or [("", "")]
+            found += [*most, (last, gap + after)]
+        return found
 
     def fits(self, sentence: str) -> bool:
         """Whether the model takes `sentence` as one."""

@@ -88,7 +88,7 @@ def test_every_backend_gives_the_tokens_of_the_cpu(device):
     if found.status != WORKS and not glob(driver):
         pytest.skip(f"{device} needs `apt-get install {package}` here: {found.reason}")
     assert found.status == WORKS, found.reason
-    tokens = [model("en-pt").encode(text) for text in sentences("en-pt")[::7][:20]]
+    tokens = [t for t in map(model("en-pt").encode, sentences("en-pt")) if len(t) <= 16][::5][:20]
     wanted = [best[0].tokens for best in model("en-pt").generate(tokens)]
     got = [best[0].tokens for best in model("en-pt", device).generate(tokens)]
     assert len(wanted) == 20 and all(wanted)

@@ -99,6 +99,8 @@ def select(name: str) -> str:
     """
     backend = lookup(name)
     toolchain.prepare()
+    if backend.device == "WEBGPU":  # Mesa's drivers complain on standard error where there is no desktop
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(cache_dir().absolute()))
     from tinygrad.helpers import DEV, Target
 
     own = [t for t in DEV.value if t.device == backend.device and not backend.renderer]  # as the user set it in $DEV
