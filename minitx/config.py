@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,7 +32,7 @@ CHOICES = {
 }
 
 
-def pick(table: dict[str, T], name: str, what: str) -> T:
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """The row `name` of `table`, or a `ConfigError` that lists the valid names; `what` says whose they are."""
     if not isinstance(name, str) or name not in table:
         raise ConfigError(f"{what} {reprlib.repr(name)} is not known; choose one of: {', '.join(table)}")
@@ -87,7 +88,8 @@ class Record:
         names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown, missing = [k for k in fields if k not in names], [n for n in names if n not in fields]
         if unknown:
-            raise ConfigError(f"{what}: unknown field {', '.join(map(reprlib.repr, unknown[:5]))}; the fields are {', '.join(names)}")
+            shown = ", ".join(map(reprlib.repr, unknown[:5]))
+            raise ConfigError(f"{what}: unknown field {shown}; the fields are {', '.join(names)}")
         if missing:
             raise ConfigError(f"{what}: missing field {', '.join(missing)}")
         return cls(**fields)

@@ -211,6 +211,6 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(file, tmp_path):
         process = start("convert", "en-pt", str(tmp_path / "m.safetensors"))
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=30)
         assert b"Traceback" not in err and process.returncode in (0, 130, -signal.SIGINT)
         assert {p.name for p in tmp_path.iterdir()} <= {"m.safetensors"}

@@ -81,7 +81,8 @@ def test_one_text_that_may_not_be_split_is_refused_by_name(echo):
 
 def test_the_examples_of_the_readme_hold(model):
     assert model("How are you today?") == "Como você está hoje?"
-    assert model(["One.", "Two."], beam=4, n_best=2) == [best[0].text for best in model.translate(["One.", "Two."], beam=4)]
+    best = model.translate(["One.", "Two."], beam=4, n_best=2)
+    assert model(["One.", "Two."], beam=4) == [translations[0].text for translations in best]
     assert "".join(model.stream("How are you?")) == model("How are you?")
 
 

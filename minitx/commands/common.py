@@ -31,9 +31,9 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     """How a model is run and searched; `load` and `search_options` read them back."""
     parser.add_argument("--device", default="CPU", help="a backend of `minitx devices` (default: CPU)")
     parser.add_argument("--engine", default="jit", choices=["jit"], help="what runs the model (default: jit)")
-    parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at each step (default: the model's)")
+    parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at a time (default: the model's)")
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest translation of a sentence, in tokens")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at a time (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at once (default: 32)")
     parser.add_argument("--no-split", action="store_true", help="take each line as one sentence, however long")
 
 

@@ -69,7 +69,9 @@ def read_pairs(path: str, limit: int | None) -> list[tuple[str, str]]:
         except UnicodeDecodeError as e:
             raise InputError(f"{path}, line {number}, byte {e.start + 1}: not UTF-8; convert it with iconv") from None
         if len(columns) != 2:
-            raise InputError(f"{path}, line {number}: {len(columns)} columns; a line is a source, a tab and a reference")
+            raise InputError(
+                f"{path}, line {number}: {len(columns)} columns; a line is a source, a tab and a reference"
+            )
         pairs.append((columns[0], columns[1]))
     if not pairs:
         raise InputError(f"{path}: empty; a line is a source, a tab and a reference")

@@ -27,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.model_argument(parser)
     parser.add_argument("text", metavar="TEXT", nargs="*", help="texts to translate (default: lines of standard input)")
     common.search_arguments(parser)
-    parser.add_argument("--n-best", type=common.positive, default=1, metavar="N", help="print N translations of each line")
+    parser.add_argument(
+        "--n-best", type=common.positive, default=1, metavar="N", help="translations of each line to print"
+    )
     parser.add_argument("--scores", action="store_true", help="print the score and a tab before each translation")
     parser.add_argument("--stream", action="store_true", help="print each piece as it is found (greedy)")
     common.json_argument(parser)
@@ -66,7 +68,8 @@ def answer(model: Model, texts: list[str], args: argparse.Namespace) -> None:
                 print(piece, end="", flush=True)
             print(flush=True)
         return
-    for text, best in zip(texts, model.translate(texts, n_best=args.n_best, **common.search_options(args)), strict=True):
+    found = model.translate(texts, n_best=args.n_best, **common.search_options(args))
+    for text, best in zip(texts, found, strict=True):
         for translation in best:
             if args.json:
                 common.print_json(as_json(text, translation))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tinygrad import TinyJit, UOp
+from tinygrad import Tensor, TinyJit, UOp
 
 from ..nn.cache import Cache, allocate, store
-from ..nn.ops import Tensor, log_softmax_top, padding_mask
+from ..nn.ops import log_softmax_top, padding_mask
 from ..nn.transformer import Transformer
 
 
@@ -56,7 +56,9 @@ class JitEngine:
         """`function` jitted for one bucket of shapes: tinygrad runs it once, records it once, then replays it."""
         key = (function.__name__, *shape)
         jit = self._jits.setdefault(key, TinyJit(function))
-        self._notice(f"preparing {function.__name__.strip('_')} for {shape} on {self.model.device}" if jit.cnt < 2 else "")
+        self._notice(
+            f"preparing {function.__name__.strip('_')} for {shape} on {self.model.device}" if jit.cnt < 2 else ""
+        )
         return jit
 
     def encode(self, tokens: np.ndarray, lengths: np.ndarray, length: int) -> State:

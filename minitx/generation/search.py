@@ -72,7 +72,7 @@ def generate(
 
 
 def length_limits(engine: Engine, generation: Generation, source: int, least: int, most: int | None) -> Limits:
-    """The limits for a source of so many tokens: asked for, else by the length factor; the model's longest caps both."""
+    """The limits for a source of so many tokens: as asked for or by the length factor, and never over the model's."""
     maximum = most if most is not None else max(1, int(generation.length_factor * source))
     maximum = min(maximum, engine.config.max_length)
     return Limits(min(least, maximum), maximum)
@@ -147,17 +147,21 @@ class Beams:
 
     def __init__(self, generation: Generation, limits: Limits, beam: int):
         self.end, self.limits, self.beam = generation.end, limits, beam
-        penalty = pick(LENGTH_PENALTIES, generation.length_penalty, "length_penalty")
-        self.normalise = lambda score, length: score / penalty(length, generation.alpha)
+        self.penalty, self.alpha = pick(LENGTH_PENALTIES, generation.length_penalty, "length_penalty"), generation.alpha
         self.tokens: list[tuple[int, ...]] = [()] * beam
         self.scores = [0.0] + [-math.inf] * (beam - 1)  # all start alike: only one may go on
         self.ended: list[Hypothesis] = []
+
+    def normalise(self, log_probability: float, length: int) -> float:
+        return log_probability / self.penalty(length, self.alpha)
 
     def advance(self, ids: np.ndarray, scores: np.ndarray) -> list[int]:
         """Takes the candidates ids and log-probabilities (K, candidates); the old row of each new hypothesis."""
         length = len(self.tokens[0]) + 1
         totals = scores + np.array(self.scores)[:, None]  # (K, candidates)
-        rows, tokens, kept = [], [], []
+        rows: list[int] = []
+        tokens: list[tuple[int, ...]] = []
+        kept: list[float] = []
         for flat in np.argsort(-totals, axis=None, kind="stable"):
             row, column = divmod(int(flat), ids.shape[1])
             token, total = int(ids[row, column]), float(totals[row, column])

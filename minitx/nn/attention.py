@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tinygrad import Tensor
 
 from .cache import Cache, store
-from .ops import Linear, Tensor, softmax
+from .ops import Linear, softmax
 
 if TYPE_CHECKING:
     from tinygrad import UOp

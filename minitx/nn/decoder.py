@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tinygrad import Tensor
+
 from .attention import Attention, SelfAttention
 from .cache import Cache, store
 from .feedforward import FeedForward
 from .norm import Residual, make_norm
-from .ops import Tensor
 from .recurrence import SSRU
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinygrad import Tensor
+
 from ..errors import ConfigError
-from .ops import Linear, Tensor, linear
+from .ops import Linear, linear
 
 if TYPE_CHECKING:
     from ..config import Config

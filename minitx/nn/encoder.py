@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tinygrad import Tensor
+
 from .attention import Attention
 from .feedforward import FeedForward
 from .norm import Residual, make_norm
-from .ops import Tensor
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .ops import Linear, Tensor
+from tinygrad import Tensor
+
+from .ops import Linear
 
 if TYPE_CHECKING:
     from ..config import Config

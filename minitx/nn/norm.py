@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .ops import Tensor
+from tinygrad import Tensor
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tinygrad import Tensor
 
 from ..errors import ConfigError
-from .ops import Tensor
 
 if TYPE_CHECKING:
     from tinygrad import UOp

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tinygrad import Tensor
+
 from .cache import Cache, store
-from .ops import Linear, Tensor
+from .ops import Linear
 
 if TYPE_CHECKING:
     from tinygrad import UOp

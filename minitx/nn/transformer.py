@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tinygrad import Tensor
 
 from ..config import Config, choice
 from ..errors import ConfigError
@@ -17,7 +18,7 @@ from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
 from .encoder import Encoder
-from .ops import Tensor, parameters
+from .ops import parameters
 
 if TYPE_CHECKING:
     from tinygrad import UOp

@@ -113,9 +113,7 @@ def test_greedy_takes_the_likeliest_token_at_each_step(seed, maximum, minimum):
         token = int(allowed.argmax())
         total, ended = total + scores[token], token == END
         tokens += [] if ended else [token]
-    [[hypothesis]] = generate(
-        engine, [source], Generation(start=-1, end=END), max_length=maximum, min_length=minimum
-    )
+    [[hypothesis]] = generate(engine, [source], Generation(start=-1, end=END), max_length=maximum, min_length=minimum)
     assert hypothesis.tokens == tuple(tokens)
     assert hypothesis.score == pytest.approx(total / (len(tokens) + ended))
 
