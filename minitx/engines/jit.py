@@ -14,7 +14,7 @@ import numpy as np
 from tinygrad import Tensor, TinyJit, UOp
 
 from ..nn.cache import Cache, allocate, store
-from ..nn.ops import log_softmax_top, padding_mask
+from ..nn.ops import log_softmax_top, padding_mask, upload
 from ..nn.transformer import Transformer
 
 
@@ -46,11 +46,11 @@ class JitEngine:
         self.model, self.config, self._notice = model, model.config, notice
         bias = np.zeros(self.config.target_vocab, np.float32)
         bias[list(suppress)] = -np.inf
-        self._suppress = self._tensor(bias).realize()  # (V,)
+        self._suppress = self._upload(bias)  # (V,)
         self._jits: dict[tuple[Any, ...], Any] = {}
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return Tensor(values, device=self.model.device)
+    def _upload(self, values: np.ndarray) -> Tensor:
+        return upload(values, self.model.device)
 
     def _jit(self, function: Callable[..., Any], *shape: int) -> Any:
         """`function` jitted for one bucket of shapes: tinygrad runs it once, records it once, then replays it."""
@@ -69,7 +69,7 @@ class JitEngine:
         padded[: tokens.shape[0], : tokens.shape[1]] = tokens
         mask = padding_mask(np.pad(lengths, (0, rows - len(tokens)), constant_values=1), size)  # (B,1,1,S)
         cache = self.model.new_cache(rows, size, length)
-        self._jit(self._encode, rows, size, length)(self._tensor(padded).realize(), self._tensor(mask).realize(), cache)
+        self._jit(self._encode, rows, size, length)(self._upload(padded), self._upload(mask), cache)
         return State(cache, len(tokens), np.arange(len(tokens)), 0, length)
 
     def _encode(self, tokens: Tensor, mask: Tensor, cache: Cache) -> None:
@@ -82,7 +82,7 @@ class JitEngine:
         padded[: state.rows] = tokens
         position = UOp.variable("position", 0, state.length - 1).bind(state.position)
         step = self._greedy_step if k == 1 else self._logits_step
-        outputs = self._jit(step, rows, size, state.length)(self._tensor(padded).realize(), state.cache, position)
+        outputs = self._jit(step, rows, size, state.length)(self._upload(padded), state.cache, position)
         state.position += 1
         outputs = [output.numpy()[: state.rows] for output in outputs]
         return (outputs[0][:, None], outputs[1][:, None]) if k == 1 else top(outputs[0], k)
@@ -109,7 +109,7 @@ class JitEngine:
             return state
         moved = {k: t for k, t in state.cache.items() if not (same and ("cross" in k or k == "mask"))}
         fresh = allocate({k: (new, *t.shape[1:]) for k, t in moved.items()}, self.model.device)
-        index = self._tensor(np.pad(rows.astype(np.int32), (0, new - len(rows)))).realize()
+        index = self._upload(np.pad(rows.astype(np.int32), (0, new - len(rows))))
         size = int(state.cache["mask"].shape[3])
         self._jit(self._reorder, old, new, size, state.length, same)(index, moved, fresh)
         cache = {k: fresh.get(k, t) for k, t in state.cache.items()}  # TinyJit goes by their order

@@ -11,7 +11,7 @@ import numpy as np
 from tinygrad import Tensor
 
 from .cache import Cache, store
-from .ops import Linear, softmax
+from .ops import Linear, softmax, upload
 
 if TYPE_CHECKING:
     from tinygrad import UOp
@@ -30,7 +30,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 def causal_mask(size: int, device: str) -> Tensor:
     """The mask that hides from each position all that come after it: (T, T) of 0 and minus infinity."""
-    return Tensor(np.triu(np.full((size, size), -np.inf, np.float32), 1), device=device)  # (T, T)
+    return upload(np.triu(np.full((size, size), -np.inf, np.float32), 1), device)  # (T, T)
 
 
 class Attention:

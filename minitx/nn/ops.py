@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tinygrad import Tensor, dtypes
+from tinygrad import Device, Tensor, dtypes
 
+DTYPES = {"float32": dtypes.float32, "int32": dtypes.int32}
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -22,6 +23,15 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def upload(values: np.ndarray, device: str) -> Tensor:
+    """float32 or int32 values on a device, by a plain copy: nothing is scheduled for it."""
+    tensor = Tensor.empty(*values.shape, dtype=DTYPES[values.dtype.name], device=device)
+    buffer = tensor.uop.base.buffer.ensure_allocated()
+    buffer.allocator._copyin(buffer._buf, np.array(values, order="C").data.cast("B"))  # OpenCL: writable only
+    Device[buffer.device].synchronize()
+    return tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

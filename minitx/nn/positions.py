@@ -8,6 +8,7 @@ import numpy as np
 from tinygrad import Tensor
 
 from ..errors import ConfigError
+from .ops import upload
 
 if TYPE_CHECKING:
     from tinygrad import UOp
@@ -22,7 +23,7 @@ class Sinusoidal:
     """
 
     def __init__(self, config: Config, device: str):
-        self._table = Tensor(self.table(config.max_length + 1, config.d_model), device=device)  # (T, C), no weight
+        self._table = upload(self.table(config.max_length + 1, config.d_model), device)  # (T, C), no weight
 
     @staticmethod
     def check(config: Config) -> None:

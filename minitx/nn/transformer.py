@@ -18,7 +18,7 @@ from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
 from .encoder import Encoder
-from .ops import parameters
+from .ops import parameters, upload
 
 if TYPE_CHECKING:
     from tinygrad import UOp
@@ -56,8 +56,7 @@ class Transformer:
         if wrong:
             raise ConfigError(f"weights do not fit the config: {'; '.join(wrong[:5])} ({len(wrong)} differences)")
         for name, tensor in own.items():
-            tensor.replace(Tensor(np.ascontiguousarray(weights[name]), device=self.device))
-        Tensor.realize(*own.values())
+            tensor.replace(upload(weights[name], self.device))
         return self
 
     def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
