@@ -15,11 +15,14 @@ import subprocess
 import sys
 
 
+BASE = {"models", "eval"}  # the extras that all commands of the README need
+
+
 def run(arguments: "list[str]") -> int:
     """`minitx run en-pt` in the place of this process: input, output, signals and exit status are its own."""
     from environment import Environment
 
-    python = Environment().ensure({"models"} | compilers())
+    python = Environment().ensure(BASE | compilers())
     command = [python, "-P", "-m", "minitx", "run", "en-pt", *arguments]
     sys.stdout.flush()
     if os.name == "posix":
@@ -47,7 +50,7 @@ def setup(arguments: "list[str]") -> int:
     """The environment alone, with these extras too."""
     from environment import Environment, say
 
-    python = Environment().ensure({"models", *arguments} | compilers())
+    python = Environment().ensure(BASE | compilers() | set(arguments))
     say("ready: " + os.path.join(os.path.dirname(python), "minitx"))
     return 0
 
