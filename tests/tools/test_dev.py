@@ -223,5 +223,5 @@ def test_ci_runs_the_test_command_and_installs_only_what_the_readme_names():
     text = (ROOT / ".ci" / "run").read_text()
     assert text.rstrip().endswith("exec python3 tools/dev.py test") and os.access(ROOT / ".ci" / "run", os.X_OK)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for package in ("clang", "pocl-opencl-icd", "mesa-vulkan-drivers"):
+    for package in ("clang", "pocl-opencl-icd", "mesa-vulkan-drivers", "libllvm19"):
         assert package in text and package in readme
