@@ -150,7 +150,7 @@ class Model:
             check(self.engine, [tokens])
             limits: list[Limits] = [length_limits(self.engine, self.generation, len(tokens), 0, max_length)]
             found: list[int] = []
-            shown = ""
+            shown = whole = ""
             for _, token, _ in greedy_steps(self.engine, [tokens], self.generation, limits) if tokens else ():
                 if token != self.generation.end:
                     found.append(token)
@@ -158,7 +158,7 @@ class Model:
                 if whole.startswith(shown) and not whole.endswith("\N{REPLACEMENT CHARACTER}"):
                     yield whole[len(shown) :]
                     shown = whole
-            yield after
+            yield whole[len(shown) :] + after
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole model, tokenizers and defaults included, to one `.safetensors` file."""

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 
-
 BASE = {"models", "eval"}  # the extras that all commands of the README need
 
 

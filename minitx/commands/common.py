@@ -47,10 +47,12 @@ def load(args: argparse.Namespace) -> Model:
     """The model that the arguments name, on the device and engine that they name."""
     from ..model import load
 
-    with_status = Status()
-    model = load(args.model, device=args.device, engine=args.engine, notice=with_status)
-    with_status("")
-    return model
+    status = Status()
+    status(f"loading {args.model} ...")
+    try:
+        return load(args.model, device=args.device, engine=args.engine, notice=status)
+    finally:
+        status("")
 
 
 class Status:
@@ -60,7 +62,7 @@ class Status:
         self.width = 0
 
     def __call__(self, message: str) -> None:
-        if sys.stderr.isatty():
+        if (message or self.width) and sys.stderr.isatty():
             sys.stderr.write(f"\r{' ' * self.width}\r{message}")
             sys.stderr.flush()
             self.width = len(message)

@@ -63,8 +63,9 @@ class JitEngine:
 
     def encode(self, tokens: np.ndarray, lengths: np.ndarray, length: int) -> State:
         """The state before the first of at most `length` tokens: sources (B,S) int32, the rest behind lengths (B,)."""
-        rows, size = bucket(len(tokens)), bucket(tokens.shape[1], 8)
-        length = bucket(max(length, min(4 * size, self.config.max_length)))  # the same for every source of the bucket
+        longest = self.config.max_length
+        rows, size = bucket(len(tokens)), min(bucket(tokens.shape[1], 8), longest)
+        length = min(bucket(max(length, 4 * size)), longest)  # the same for every source of the bucket
         padded = np.zeros((rows, size), np.int32)
         padded[: tokens.shape[0], : tokens.shape[1]] = tokens
         mask = padding_mask(np.pad(lengths, (0, rows - len(tokens)), constant_values=1), size)  # (B,1,1,S)

@@ -90,6 +90,14 @@ def test_suppressed_tokens_are_never_proposed(engine):
     assert np.exp(scores).sum() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("mixer", ["attention", "ssru"])
+def test_a_longest_length_between_two_buckets_is_used_to_its_end(mixer):
+    config = preset("tiny", mixer=mixer, max_length=11, encoder_layers=1, decoder_layers=1)
+    engine = JitEngine(Transformer(config, "CPU", 5), suppress=(0,))
+    [[found]] = generate(engine, sentences(11), GENERATION, max_length=99)
+    assert len(found.tokens) == 11
+
+
 def test_buckets_are_powers_of_two():
     assert [bucket(n) for n in (1, 2, 3, 4, 5, 33)] == [1, 2, 4, 4, 8, 64]
     assert [bucket(n, 8) for n in (1, 8, 9)] == [8, 8, 16]
