@@ -197,6 +197,29 @@ def test_a_closed_pipe_ends_quietly(file):
     process.stderr.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals there")
+def test_what_takes_long_is_told_on_a_terminal_and_wiped_away(file, tmp_path):
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("Hello.\tOlá.\n" * 3)
+    import termios
+
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    command = [sys.executable, "-m", "minitx", "eval", file, str(pairs), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    out, said = process.communicate(timeout=300)[0], b""
+    try:
+        while chunk := os.read(leader, 4096):
+            said += chunk
+    except OSError:  # how Linux tells that the other side is closed
+        pass
+    os.close(leader)
+    assert json.loads(out)["pairs"] == 3
+    assert b"loading" in said and b"preparing encode" in said and b"0/3" in said
+    assert said.rpartition(b"\r")[2].strip() == b""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
 def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(file, tmp_path):
     process = start("run", file, stdin=subprocess.PIPE)
