@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Config, Generation
 from .errors import ConfigError, DeviceError, Error, FileError, InputError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .generation.search import Hypothesis
     from .model import Model, Translation, load
     from .nn.transformer import Transformer
 
-__version__ = "0.1.0"
 __all__ = [
     "Config",
     "ConfigError",
@@ -33,6 +33,7 @@ __all__ = [
     "Model",
     "Transformer",
     "Translation",
+    "__version__",
     "load",
 ]
 

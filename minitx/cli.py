@@ -12,9 +12,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from . import __version__
 from .errors import Error
+from .version import __version__
 
 COMMANDS = {
     "run": "translate text: from the arguments, a pipe or a file",
@@ -68,19 +69,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = main_parser().parse_args(arguments[:1]).command
-    args = command_parser(name).parse_intermixed_args(arguments[1:])
     try:
+        args = command_parser(name).parse_intermixed_args(arguments[1:])
         status = args.run(args)
         sys.stdout.flush()
         return status or 0
-    except Error as e:
-        if os.environ.get("MINITX_DEBUG") == "1":
-            raise
-        print(f"minitx: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # whoever read our output has seen enough, as with `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 128 + 13
     except KeyboardInterrupt:
+        silence()
         print("minitx: stopped", file=sys.stderr)
         return 130
+    except Exception as e:
+        if os.environ.get("MINITX_DEBUG") == "1":
+            raise
+        silence()
+        print(f"minitx: error: {describe(e)}", file=sys.stderr)
+        return 1
+
+
+def describe(error: Exception) -> str:
+    """What a failure is told in: one line."""
+    if isinstance(error, Error):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "out of memory; try a smaller --batch-size or --beam, or shorter lines"
+    if isinstance(error, OSError) and error.filename is None:
+        return f"standard input or output failed ({error.strerror or error}); free space or name another file"
+    shown = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {shown} (unexpected; MINITX_DEBUG=1 shows where, please report it)"
+
+
+def silence() -> None:
+    """Sends what is still to be written to standard output nowhere: it would fail again as the program ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

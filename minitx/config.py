@@ -67,11 +67,11 @@ class Record:
                 raise ConfigError(f"{self._what()}: {field.name} must be {wanted}, not {shown}")
             if get_origin(hint) is tuple:
                 object.__setattr__(self, field.name, tuple(value))
-            if hint is float:
-                object.__setattr__(self, field.name, float(value))
             low, high = field.metadata.get("range", (None, None))
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{self._what()}: {field.name} must be from {low} to {high}, not {shown}")
+            if hint is float:
+                object.__setattr__(self, field.name, float(value))
             if field.name in CHOICES:
                 choice(field.name, value)
 
@@ -82,7 +82,7 @@ class Record:
     @classmethod
     def from_dict(cls: type[T], fields: Any) -> T:
         """The record whose fields are exactly those of `fields`; raises `ConfigError`."""
-        what = cls.__name__.lower()
+        what = cls._what()  # type: ignore[attr-defined]
         if not isinstance(fields, dict):
             raise ConfigError(f"{what}: expected an object of fields, got {type(fields).__name__}")
         names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -124,8 +124,8 @@ class Config(Record):
     d_model: int = number(1, 1 << 16, 512)  # width of the residual stream
     heads: int = number(1, 1 << 12, 8)  # attention heads, each d_model / heads wide
     d_ff: int = number(1, 1 << 20, 2048)  # width inside the feed-forward network
-    encoder_layers: int = number(1, 1 << 10, 6)
-    decoder_layers: int = number(1, 1 << 10, 6)
+    encoder_layers: int = number(1, 256, 6)
+    decoder_layers: int = number(1, 256, 6)
     norm: str = "layernorm"
     norm_epsilon: float = number(0.0, 1.0, 1e-6)
     placement: str = "post"  # where the norm stands in a residual connection

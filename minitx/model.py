@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
-from .config import Generation, pick
+from .config import pick
 from .engines import Engine
 from .errors import InputError
 from .generation.search import Hypothesis, Limits, check, generate, greedy_steps, length_limits
@@ -18,7 +18,10 @@ from .weights.checkpoint import Checkpoint, save
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """A text in the target language: its pieces, its score (the sum over its sentences), seconds by stage."""
+    """A text in the target language: its pieces, its score (the sum over its sentences), seconds by stage.
+
+    The seconds are those of all texts that were translated together.
+    """
 
     text: str
     tokens: tuple[str, ...]
@@ -79,7 +82,7 @@ class Model:
 
     def generate(self, tokens: Sequence[Sequence[int]], **options: Any) -> list[list[Hypothesis]]:
         """The hypotheses of each sentence, best first: source tokens, the end included, to target tokens."""
-        fields = {f.name for f in dataclasses.fields(Generation)} & options.keys()
+        fields = {"beam", "length_penalty", "alpha"} & options.keys()
         own = {name: value for name in fields if (value := options.pop(name)) is not None}
         return generate(self.engine, tokens, dataclasses.replace(self.generation, **own), **options)
 

@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def writing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[IO[bytes]]:
     """A new binary file that takes the name `path` only when the block ends without an exception.
 
     Until then, and if the disk is full or the program is stopped, a file that was at `path` stays as it was.
@@ -42,7 +42,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, mode & ~umask)
         os.replace(temporary, path)
         temporary = None
     except OSError as e:

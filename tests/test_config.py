@@ -53,6 +53,7 @@ def Config_table(field):  # noqa: N802
         ({"heads": None}, "heads must be int"),
         ({"d_ff": 1 << 40}, "d_ff must be from 1"),
         ({"norm_epsilon": "1e-6"}, "norm_epsilon must be float"),
+        ({"norm_epsilon": 10**400}, "norm_epsilon must be from"),
         ({"norm_epsilon": float("nan")}, "norm_epsilon must be from"),
         ({"final_norm": 1}, "final_norm must be bool"),
         ({"activation": ["relu"]}, "activation must be str"),

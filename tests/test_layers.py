@@ -1,6 +1,6 @@
 """The levels of minitx: a module imports only from an earlier stage, and the command line imports nothing heavy.
 
-The levels, lowest first: errors, config, paths and toolchain; one folder for each stage that a model passes through;
+The levels, lowest first: version, errors, config, paths, toolchain; one folder for each stage a model passes through;
 what users hold (model, cli, commands and the package itself). Inside a level imports go round in no circle.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from minitx.config import CHOICES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "minitx"
-LOWEST = ("errors", "config", "paths", "toolchain")
+LOWEST = ("version", "errors", "config", "paths", "toolchain")
 FOLDERS = ("text", "nn", "weights", "compiler", "engines", "generation", "training")
 HIGHEST = ("model", "cli", "commands", "__main__", "__init__")
 
@@ -103,3 +103,10 @@ def test_the_command_line_starts_without_anything_heavy():
 def test_the_tests_mirror_the_package():
     tests = Path(__file__).parent
     assert {p.name for p in tests.iterdir() if p.is_dir() and any(p.glob("test_*.py"))} <= {*FOLDERS, *HIGHEST, "tools"}
+
+
+@pytest.mark.parametrize("module", ["engines.jit", "nn.ops", "compiler.render", "model"])
+def test_tinygrad_is_prepared_whatever_is_imported_first(module):
+    code = f"import os; os.environ.pop('CACHEDB', 0); import minitx.{module}; print(os.environ['CACHEDB'])"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "minitx" in child.stdout or "tinygrad-" in child.stdout, child.stderr

@@ -61,7 +61,7 @@ class Environment:
         if not (self.same_origin(stamp) and stamp.get("project") == self.project and extras <= installed):
             return False
         find = "from importlib.util import find_spec as f; raise SystemExit(not all(map(f, ('{}').split())))"
-        modules = "minitx tinygrad numpy safetensors" + " pytest" * ("test" in extras)
+        modules = "minitx tinygrad numpy yaml" + " pytest" * ("test" in extras)
         return self.command.exists() and self.works(["-I", "-c", find.format(modules)])
 
     def read(self) -> dict[str, Any]:

@@ -43,11 +43,10 @@ def search_options(args: argparse.Namespace) -> dict[str, Any]:
     return options | {"split": not args.no_split}
 
 
-def load(args: argparse.Namespace) -> Model:
+def load(args: argparse.Namespace, status: Status) -> Model:
     """The model that the arguments name, on the device and engine that they name."""
     from ..model import load
 
-    status = Status()
     status(f"loading {args.model} ...")
     try:
         return load(args.model, device=args.device, engine=args.engine, notice=status)
@@ -56,13 +55,18 @@ def load(args: argparse.Namespace) -> Model:
 
 
 class Status:
-    """One line on standard error that says what takes long, there only while it does, and only on a terminal."""
+    """One line on standard error that says what takes long, there only while it does, and only on a terminal.
+
+    `shown` is set to False where something else, a progress bar or a stream of text, has the line to itself.
+    """
 
     def __init__(self) -> None:
         self.width = 0
+        self.shown = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, message: str) -> None:
-        if (message or self.width) and sys.stderr.isatty():
+        """Shows a message in place of the last one; an empty one clears the line, as before anything is printed."""
+        if self.shown and (message or self.width):
             sys.stderr.write(f"\r{' ' * self.width}\r{message}")
             sys.stderr.flush()
             self.width = len(message)

@@ -34,16 +34,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("sacrebleu") is None:
-        raise Error("eval needs the package sacrebleu; install it with: pip install 'minitx[eval]'")
+        raise Error("eval needs the package sacrebleu; install it with: pip install sacrebleu")
     from sacrebleu import metrics
     from tqdm import tqdm
 
     pairs = read_pairs(args.pairs, args.limit)
     sources, references = zip(*(pair[::-1] if args.swap else pair for pair in pairs), strict=True)
-    model = common.load(args)
+    status = common.Status()
+    model = common.load(args, status)
+    status.shown = False
     started = time.perf_counter()
-    with tqdm(total=len(sources), unit="sentence", disable=None, leave=False) as bar:
-        hypotheses = model(list(sources), progress=bar.update, **common.search_options(args))
+    with tqdm(unit="sentence", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        hypotheses = model(list(sources), progress=progress, **common.search_options(args))
     seconds = time.perf_counter() - started
     result: dict[str, object] = {"model": args.model, "pairs": len(pairs), "seconds": round(seconds, 2)}
     for name in args.metric or METRICS:

@@ -38,15 +38,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.stream and (args.json or args.scores or args.n_best > 1 or args.beam):
         raise InputError("--stream is greedy and prints text alone; leave out --json, --scores, --n-best and --beam")
-    model = common.load(args)
+    status = common.Status()
+    model = common.load(args, status)
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     if args.text:
-        answer(model, args.text, args)
+        answer(model, args.text, args, status)
+    elif sys.stdin is None:
+        raise InputError("there is neither a TEXT nor a standard input; give one of them")
     elif stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
-        answer_file(model, args)
+        answer_file(model, args, status)
     else:
         for line in lines(sys.stdin.buffer):
-            answer(model, [line], args)
+            answer(model, [line], args, status)
 
 
 def lines(file: BinaryIO) -> Iterator[str]:
@@ -60,15 +63,17 @@ def lines(file: BinaryIO) -> Iterator[str]:
             ) from None
 
 
-def answer(model: Model, texts: list[str], args: argparse.Namespace) -> None:
+def answer(model: Model, texts: list[str], args: argparse.Namespace, status: common.Status) -> None:
     """Prints the translations of `texts`, in order."""
     if args.stream:
+        status.shown = False
         for text in texts:
             for piece in model.stream(text, args.max_length):
                 print(piece, end="", flush=True)
             print(flush=True)
         return
     found = model.translate(texts, n_best=args.n_best, **common.search_options(args))
+    status("")
     for text, best in zip(texts, found, strict=True):
         for translation in best:
             if args.json:
@@ -89,18 +94,30 @@ def as_json(source: str, translation: Translation) -> dict[str, object]:
     }
 
 
-def answer_file(model: Model, args: argparse.Namespace) -> None:
+def answer_file(model: Model, args: argparse.Namespace, status: common.Status) -> None:
     """Standard input is a file: many lines at once, those of like length together, with a progress bar."""
     from tqdm import tqdm
 
+    status.shown = False
     size = os.fstat(sys.stdin.fileno()).st_size
-    block: list[str] = []
     with tqdm(total=size, unit="B", unit_scale=True, disable=None, leave=False, delay=1) as bar:
-        for line in lines(sys.stdin.buffer):
+        for block in blocks(lines(sys.stdin.buffer), 16 * args.batch_size):  # enough for batches of like length
+            answer(model, block, args, status)
+            bar.update(sum(len(text.encode()) + 1 for text in block))
+
+
+def blocks(source: Iterator[str], size: int) -> Iterator[list[str]]:
+    """The lines of `source`, `size` at a time; those before a line that cannot be read come before its error."""
+    block: list[str] = []
+    try:
+        for line in source:
             block.append(line)
-            if len(block) == 16 * args.batch_size:  # enough for batches of like length
-                answer(model, block, args)
-                bar.update(sum(len(text.encode()) + 1 for text in block))
+            if len(block) == size:
+                yield block
                 block = []
+    except InputError:
         if block:
-            answer(model, block, args)
+            yield block
+        raise
+    if block:
+        yield block

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..config import Config
+from ..toolchain import prepare
+
+prepare()  # before anything here imports tinygrad
 
 
 class Engine(Protocol):

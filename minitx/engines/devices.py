@@ -63,7 +63,7 @@ class Backend:
     device: str
     renderer: str = ""
     advice: str = "name another device (minitx devices lists them)"
-    absent: Callable[[], str] = str  # why it cannot be here, told without touching a driver; "" if it may be
+    absent: Callable[[], str] = lambda: ""  # why it cannot be here, told without touching a driver; "" if it may be
     compiler: bool = False  # whether it needs a C compiler
 
 
@@ -72,7 +72,7 @@ BACKENDS: dict[str, Backend] = {
     "CPU:X86": Backend("CPU", "X86", "use CPU", partial(_machine, "x86_64", "amd64"), compiler=True),
     "CPU:LLVM": Backend("CPU", "LLVM", "install LLVM 16 or newer or set LLVM_PATH to its libLLVM", compiler=True),
     "CL": Backend("CL", advice="install the OpenCL driver of your GPU, or pocl-opencl-icd for the CPU"),
-    "WEBGPU": Backend("WEBGPU", advice="pip install 'minitx[webgpu]' and a Vulkan driver (mesa-vulkan-drivers)"),
+    "WEBGPU": Backend("WEBGPU", advice="pip install dawn-python and a Vulkan driver (mesa-vulkan-drivers)"),
     "CUDA": Backend("CUDA", advice="install NVIDIA's driver and CUDA"),
     "METAL": Backend("METAL", absent=partial(_on, "darwin")),
     "AMD": Backend("AMD", absent=partial(_at, "/dev/kfd")),
@@ -234,8 +234,14 @@ def report(seconds: float = SECONDS) -> list[tuple[str, str, str]]:
         result = Result(MISSING, absent) if absent else probe(name, seconds)
         return name, result.status, result.reason.partition(f"device {name} is {MISSING}: ")[2] or result.reason
 
-    with ThreadPoolExecutor(2) as pool:
+    pool = ThreadPoolExecutor(2)
+    try:
         rows = list(pool.map(row, BACKENDS))
+    except BaseException:  # Ctrl-C: no test is waited for
+        pool.shutdown(wait=False, cancel_futures=True)
+        toolchain.stop_all()
+        raise
+    pool.shutdown()
     try:
         compiler = toolchain.find()
         found = (compiler.kind, f"{compiler.path} ({compiler.version})") if compiler else ("none", toolchain.INSTALL)

@@ -55,7 +55,9 @@ class JitEngine:
     def _jit(self, function: Callable[..., Any], *shape: int) -> Any:
         """`function` jitted for one bucket of shapes: tinygrad runs it once, records it once, then replays it."""
         key = (function.__name__, *shape)
-        jit = self._jits.setdefault(key, TinyJit(function))
+        if key not in self._jits:
+            self._jits[key] = TinyJit(function)
+        jit = self._jits[key]
         self._notice(
             f"preparing {function.__name__.strip('_')} for {shape} on {self.model.device}" if jit.cnt < 2 else ""
         )

@@ -5,6 +5,7 @@ Axes: B sentences, K beams of each; an engine's rows are the B * K hypotheses, t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..config import Generation, pick
 from ..engines import Engine
-from ..errors import InputError
+from ..errors import Error, InputError
 
 # What the log-probability of a hypothesis of n tokens, the end included, is divided by. Neither ever falls as n
 # grows, for alpha >= 0: the early stop of `beam_search` rests on that.
@@ -48,26 +49,30 @@ def generate(
     min_length: int = 0,
     max_length: int | None = None,
     batch_size: int = 32,
-    progress: Callable[[int], object] = lambda n: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[list[Hypothesis]]:
     """The `n_best` hypotheses of each sentence, best first; `sentences` are source tokens, the end included.
 
     Sentences are searched `batch_size` at a time, those of like length together, and come back in order;
-    `progress` is told how many are done. Raises `InputError` for tokens the model does not have and for a
-    sentence longer than its longest.
+    `progress` is told how many are done, of how many. Raises `InputError` for an option out of range, for tokens
+    that the model does not have and for a sentence longer than its longest.
     """
+    counts = {"n_best": n_best, "batch_size": batch_size, "max_length": 1 if max_length is None else max_length}
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} must be 1 or more, not {value}")
     check(engine, sentences)
-    beam = max(generation.beam, n_best)
+    generation = dataclasses.replace(generation, beam=max(generation.beam, n_best))
     found: list[list[Hypothesis]] = [[] for _ in sentences]
     order = sorted((i for i, s in enumerate(sentences) if s), key=lambda i: len(sentences[i]))
-    for first in range(0, len(order), max(1, batch_size)):
-        batch = order[first : first + max(1, batch_size)]
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
         sources = [sentences[i] for i in batch]
         limits = [length_limits(engine, generation, len(s), min_length, max_length) for s in sources]
-        search = greedy_search if beam == 1 else beam_search
-        for i, hypotheses in zip(batch, search(engine, sources, generation, limits, beam), strict=True):
+        search = greedy_search if generation.beam == 1 else beam_search
+        for i, hypotheses in zip(batch, search(engine, sources, generation, limits), strict=True):
             found[i] = hypotheses[:n_best]
-        progress(len(batch))
+        progress(first + len(batch), len(order))
     return found
 
 
@@ -98,8 +103,16 @@ def encode(engine: Engine, sources: Sequence[Sequence[int]], limits: Sequence[Li
     return engine.encode(tokens, lengths, max(limit.maximum for limit in limits))
 
 
+def step(engine: Engine, state: object, tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`Engine.step`; raises `Error` where the model gives NaN, from which there is no way on."""
+    ids, scores = engine.step(state, tokens, k)
+    if np.isnan(scores).any():
+        raise Error("the model gives NaN: its weights are damaged or overflow; download or convert it again")
+    return ids, scores
+
+
 def greedy_search(
-    engine: Engine, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits], beam: int = 1
+    engine: Engine, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits]
 ) -> list[list[Hypothesis]]:
     """The likeliest token at each step, until the end token or the length limit."""
     tokens: list[list[int]] = [[] for _ in sources]
@@ -127,7 +140,7 @@ def greedy_steps(
     length = 0
     while active:
         held_back = any(length < limits[i].minimum for i in active)  # then the runner-up may be needed
-        ids, scores = engine.step(state, last, 2 if held_back else 1)  # (B,K)
+        ids, scores = step(engine, state, last, 2 if held_back else 1)  # (B,K)
         length += 1
         going = []
         for row, i in enumerate(active):
@@ -145,11 +158,11 @@ def greedy_steps(
 class Beams:
     """The hypotheses of one sentence: those under way, and those that ended, best first."""
 
-    def __init__(self, generation: Generation, limits: Limits, beam: int):
-        self.end, self.limits, self.beam = generation.end, limits, beam
+    def __init__(self, generation: Generation, limits: Limits):
+        self.end, self.limits, self.beam = generation.end, limits, generation.beam
         self.penalty, self.alpha = pick(LENGTH_PENALTIES, generation.length_penalty, "length_penalty"), generation.alpha
-        self.tokens: list[tuple[int, ...]] = [()] * beam
-        self.scores = [0.0] + [-math.inf] * (beam - 1)  # all start alike: only one may go on
+        self.tokens: list[tuple[int, ...]] = [()] * self.beam
+        self.scores = [0.0] + [-math.inf] * (self.beam - 1)  # all start alike: only one may go on
         self.ended: list[Hypothesis] = []
 
     def normalise(self, log_probability: float, length: int) -> float:
@@ -194,15 +207,16 @@ class Beams:
 
 
 def beam_search(
-    engine: Engine, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits], beam: int
+    engine: Engine, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits]
 ) -> list[list[Hypothesis]]:
-    """The `beam` best hypotheses found by keeping the `beam` likeliest prefixes of each sentence at each step."""
+    """The best hypotheses, `beam` of them, by keeping the `beam` likeliest prefixes of each sentence at each step."""
+    beam = generation.beam
     state = engine.reorder(encode(engine, sources, limits), np.repeat(np.arange(len(sources)), beam))
-    found = [Beams(generation, limit, beam) for limit in limits]
+    found = [Beams(generation, limit) for limit in limits]
     active = list(found)
     last = np.full(len(active) * beam, generation.start, np.int32)
     while True:
-        ids, scores = engine.step(state, last, beam + 1)  # (B*K, candidates): the end, and one for every beam
+        ids, scores = step(engine, state, last, beam + 1)  # (B*K, candidates): the end, and one for every beam
         rows, going = [], []
         for first, beams in zip(range(0, len(ids), beam), active, strict=True):
             chosen = beams.advance(ids[first : first + beam], scores[first : first + beam])

@@ -23,7 +23,8 @@ class Sinusoidal:
     """
 
     def __init__(self, config: Config, device: str):
-        self._table = upload(self.table(config.max_length + 1, config.d_model), device)  # (T, C), no weight
+        self._channels, self._device = config.d_model, device
+        self._table = upload(self.table(64, config.d_model), device)  # (T, C), no weight
 
     @staticmethod
     def check(config: Config) -> None:
@@ -38,7 +39,11 @@ class Sinusoidal:
 
     def add(self, x: Tensor, position: int | UOp = 0) -> Tensor:
         """x (B, T, C), whose first token stands at `position`, with its positions."""
-        return x + self._table[position : position + x.shape[1]]  # (T, C)
+        end = position + x.shape[1]
+        longest = int(end if isinstance(end, int) else end.vmax)
+        if longest > self._table.shape[0]:  # as long as is needed, whatever length a file claims
+            self._table = upload(self.table(2 * longest, self._channels), self._device)
+        return x + self._table[position:end]  # (T, C)
 
 
 class SinusoidalSplit(Sinusoidal):

@@ -13,7 +13,7 @@ import numpy as np
 from tinygrad import Tensor
 
 from ..config import Config, choice
-from ..errors import ConfigError
+from ..errors import ConfigError, differences
 from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
@@ -46,15 +46,9 @@ class Transformer:
     def load(self, weights: Mapping[str, np.ndarray]) -> Transformer:
         """Takes the weights of exactly these names and shapes; raises `ConfigError` that tells the difference."""
         own = self.parameters()
-        wrong = [f"{name} is missing" for name in own if name not in weights]
-        wrong += [f"{name} is not part of the model" for name in weights if name not in own]
-        wrong += [
-            f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and tuple(weights[name].shape) != tuple(own[name].shape)
-        ]
-        if wrong:
-            raise ConfigError(f"weights do not fit the config: {'; '.join(wrong[:5])} ({len(wrong)} differences)")
+        shapes = {name: tuple(int(n) for n in tensor.shape) for name, tensor in own.items()}
+        if wrong := differences("weights", shapes, {name: w.shape for name, w in weights.items()}):
+            raise ConfigError(f"weights do not fit the config: {'; '.join(wrong)}")
         for name, tensor in own.items():
             tensor.replace(upload(weights[name], self.device))
         return self

@@ -13,14 +13,13 @@ import json
 import mmap
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..config import Config, Generation, choice
-from ..errors import Error, FileError
+from ..errors import Error, FileError, differences, several
 from ..paths import writing
 from ..text import tokenizer as tokenizers
 from ..text.tokenizer import Tokenizer
@@ -57,13 +56,6 @@ class Entry:
     end: int
 
 
-def several(items: Iterable[Any], shown: int = 4) -> str:
-    """The first few of `items` and how many more there are, for a message of one line."""
-    texts = [str(item) for item in items]
-    rest = f" and {len(texts) - shown} more" if len(texts) > shown else ""
-    return ", ".join(texts[:shown]) + rest
-
-
 def damaged(path: Path_, problem: str) -> FileError:
     return FileError(f"{path}: {problem}; download or convert it again")
 
@@ -88,14 +80,8 @@ def check(checkpoint: Checkpoint, where: Path_) -> None:
     """Raises `FileError` unless weights, tokenizers and generation fit the config, names and shapes both ways."""
     config, weights = checkpoint.config, checkpoint.weights
     shapes, matrix = expected(config), DTYPES[choice("quantization", config.quantization)]
-    problems = []
-    if missing := [name for name in shapes if name not in weights]:
-        problems.append(f"missing weights: {several(missing)}")
-    if extra := [name for name in weights if name not in shapes]:
-        problems.append(f"unknown weights: {several(repr(name[:60]) for name in extra)}")
+    problems = differences("weights", shapes, {name: w.shape for name, w in weights.items()})
     both = [(name, weights[name], shape) for name, shape in shapes.items() if name in weights]
-    if wrong := [f"{name} is {w.shape}, not {shape}" for name, w, shape in both if w.shape != shape]:
-        problems.append(f"wrong shapes: {several(wrong)}")
     if odd := [f"{name} is {w.dtype}" for name, w, s in both if w.dtype != (matrix if len(s) == 2 else DTYPES["F32"])]:
         problems.append(f"wrong types: {several(odd)}")
     sides = ("source", checkpoint.source, config.source_vocab), ("target", checkpoint.target, config.target_vocab)

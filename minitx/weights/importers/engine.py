@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ...errors import FileError
-from ..checkpoint import damaged, map_file, several
+from ...errors import FileError, differences
+from ..checkpoint import damaged, map_file
 
 Array = np.ndarray[Any, Any]
 YAML_CAP = 1 << 16  # bytes; the configurations of real models have one or two thousand
@@ -49,7 +48,7 @@ def read_yaml(data: bytes, where: str) -> dict[Any, Any]:
         raise FileError(f"{where}: {len(data)} bytes are too many for a configuration; is it the right file?")
     try:
         values = yaml.load(data.decode(), PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as e:
+    except Exception as e:  # PyYAML lets a dozen kinds through: an `!!int ""` is an IndexError
         raise damaged(where, f"is not plain YAML ({' '.join(str(e).split())[:80]})") from None
     if not isinstance(values, dict):
         raise damaged(where, "is not a mapping of options")
@@ -78,14 +77,7 @@ def convert(
     """
     theirs = {name: (rename[name][0], LAYOUTS[rename[name][1]]) for name in expected}
     wanted = {name: layout.shape(expected[ours]) for ours, (name, layout) in theirs.items()}
-    problems = []
-    if missing := [name for name in wanted if name not in found]:
-        problems.append(f"missing tensors: {several(missing)}")
-    if extra := [name for name in found if name not in wanted]:
-        problems.append(f"unknown tensors: {several(extra)}")
-    if wrong := [f"{n} is {found[n]}, not {s}" for n, s in wanted.items() if n in found and found[n] != s]:
-        problems.append(f"wrong shapes: {several(wrong)}")
-    if problems:
+    if problems := differences("tensors", wanted, found):
         raise FileError(f"{where}: {'; '.join(problems)}; the file and its own configuration disagree")
     weights = {}
     for ours, (name, layout) in theirs.items():
@@ -98,10 +90,3 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, for the provenance."""
     data = map_file(path)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def minitx_version() -> str:
-    try:
-        return importlib.metadata.version("minitx")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Config
-from ...errors import Error, FileError
-from ..checkpoint import damaged, map_file, several
+from ...errors import Error, FileError, several
+from ..checkpoint import damaged, map_file
 from ..shapes import Shapes, expected
 from .engine import convert, read_yaml, show
 from .marian_file import BYTES, CONFIG, TYPES, Item, read_items, type_name

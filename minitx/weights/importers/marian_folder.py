@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 
 from ...config import Generation
-from ...errors import Error, FileError
+from ...errors import Error, FileError, several
 from ...text import tokenizer as tokenizers
 from ...text.tokenizer import Tokenizer
-from ..checkpoint import Checkpoint, check, map_file, several
-from .engine import YAML_CAP, fingerprint, minitx_version, read_yaml, show
+from ...version import __version__
+from ..checkpoint import Checkpoint, check, map_file
+from .engine import YAML_CAP, fingerprint, read_yaml, show
 from .marian import Options, read_model
 
 
@@ -66,7 +67,8 @@ def generation(options: Options, source: Tokenizer, target: Tokenizer, where: Pa
     if not all("</s>" in p for p in pieces) or len({p.index("</s>") for p in pieces}) != 1:
         raise FileError(f"{where}: source and target vocabulary need one </s> of the same id; choose another model")
     fields: Options = {"start": -1, "end": pieces[1].index("</s>")}
-    fields["suppress"] = tuple(i for i, piece in enumerate(pieces[1]) if piece == "<unk>")
+    unknown = [i for i, piece in enumerate(pieces[1]) if piece == "<unk>"]
+    fields["suppress"] = [] if options.get("allow-unk", False) is True else unknown
     if options:
         if options.get("word-penalty", 0) != 0:
             raise FileError(f"{where}: not supported: word-penalty {show(options['word-penalty'])}; set it to 0")
@@ -102,7 +104,7 @@ def read(folder: Path) -> Checkpoint:
         "name": plain(folder.resolve()),
         "files": {plain(path): fingerprint(path) for path in used},
         "trained_with": show(trained.get("version", "unknown")).strip("' "),
-        "minitx": minitx_version(),
+        "minitx": __version__,
     }
     search = generation(options, tokenizer, other, yml or folder)
     checkpoint = Checkpoint(config, search, tokenizer, other, weights, provenance)
