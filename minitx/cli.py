@@ -67,6 +67,9 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who started us
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = main_parser().parse_args(arguments[:1]).command
     try:

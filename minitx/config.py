@@ -159,6 +159,11 @@ class Generation(Record):
     alpha: float = number(0.0, 10.0, 1.0)  # its exponent
     length_factor: float = number(0.1, 100.0, 2.5)  # a hypothesis has at most this many tokens per source token
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end in self.suppress:
+            raise ConfigError(f"generation: suppress holds the end token {self.end}, so that nothing would ever end")
+
 
 # Named architectures: the two of Vaswani et al. 2017, table 3 (with their 37,000 shared English-German pieces),
 # the student of Firefox Translations and Bergamot, and one for tests.

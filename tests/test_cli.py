@@ -107,7 +107,7 @@ def test_eval_scores_pairs(file, tmp_path):
     assert status == 0 and result["pairs"] == 2
     assert result["bleu"] == pytest.approx(100) and result["chrf"] == pytest.approx(100)
     assert "tok:13a" in result["bleu_signature"]
-    pairs.write_text("Bom dia.\tGood morning.\n")
+    pairs.write_bytes(b"\xef\xbb\xbfBom dia.\tGood morning.\r\n")
     assert json.loads(minitx("eval", "pt-en", str(pairs), "--json", "--metric", "chrf")[1])["chrf"] == 100
     assert json.loads(minitx("eval", file, str(pairs), "--swap", "--json")[1])["chrf"] == 100
 
@@ -173,7 +173,7 @@ def test_wrong_usage_exits_with_2(arguments):
         (("run", "en-pt", b"\xff\xfe"), "surrogate"),
         (("convert", "en-pt", "model.bin"), "must end in .safetensors"),
         (("convert", "en-pt", "/dev/null/x.safetensors"), "cannot be written"),
-        (("eval", "en-pt", "missing.tsv"), "missing.tsv: cannot be read"),
+        (("eval", "en-pt", "missing.tsv"), "'missing.tsv': cannot be read"),
     ],
 )
 def test_a_failure_is_one_line(arguments, words):
@@ -203,6 +203,16 @@ def test_on_a_terminal_nothing_is_left_around_the_answer(file, options):
     *_, answer, end = re.split(r"[\r\n]+", out)
     assert end == ""
     assert (json.loads(answer)["text"] if options == ["--json"] else answer) == "Não, obrigado."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's way to close a file")
+def test_closed_output_is_nobodys_trouble(tmp_path):
+    command = f"exec {sys.executable} -m minitx convert en-pt {tmp_path}/m.safetensors >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
+    assert (tmp_path / "m.safetensors").stat().st_size > 60_000_000
+    command = f"exec {sys.executable} -m minitx info nothing 2>&-"
+    child = subprocess.run(["sh", "-c", command], capture_output=True)
+    assert (child.returncode, child.stdout) == (1, b"")
 
 
 def test_input_that_is_not_utf8_names_its_place(file):

@@ -104,7 +104,14 @@ def test_any_json_in_any_field_is_taken_whole_or_refused(field, value):
 def test_generation_is_as_strict():
     generation = Generation(start=-1, end=0, suppress=(1,))
     assert Generation.from_json(generation.to_json()) == generation
-    for changes in ({"suppress": [1, "2"]}, {"suppress": 1}, {"beam": 0}, {"alpha": -1.0}, {"length_penalty": "x"}):
+    for changes in (
+        {"suppress": [1, "2"]},
+        {"suppress": 1},
+        {"beam": 0},
+        {"alpha": -1.0},
+        {"length_penalty": "x"},
+        {"suppress": [0]},
+    ):
         with pytest.raises(ConfigError):
             Generation.from_dict({**generation.to_dict(), **changes})
 

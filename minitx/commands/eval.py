@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib.util
 import time
 from pathlib import Path
@@ -66,13 +67,14 @@ def run(args: argparse.Namespace) -> None:
 def read_pairs(path: str, limit: int | None) -> list[tuple[str, str]]:
     """The first `limit` pairs of a file of two columns; raises `FileError` or `InputError` that names the line."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read ({e.strerror}); name a file of tab-separated pairs") from e
+        data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise FileError(f"{path!r}: cannot be read ({reason}); name a file of tab-separated pairs") from e
     pairs = []
-    for number, line in enumerate(data.splitlines()[:limit], 1):
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")[:limit] if data else [], 1):
         try:
-            columns = line.decode().split("\t")
+            columns = line.removesuffix(b"\r").decode().split("\t")
         except UnicodeDecodeError as e:
             raise InputError(f"{path}, line {number}, byte {e.start + 1}: not UTF-8; convert it with iconv") from None
         if len(columns) != 2:

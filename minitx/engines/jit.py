@@ -127,7 +127,8 @@ def top(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k likeliest of logits (B,V), best first, the smaller id first where they tie: ids, log-probabilities."""
     k = min(k, logits.shape[1])
     best = logits.max(1, keepdims=True)  # (B,1)
-    log_sum = best + np.log(np.exp(logits - best).sum(1, keepdims=True))  # (B,1)
+    with np.errstate(invalid="ignore"):  # NaN in, NaN out
+        log_sum = best + np.log(np.exp(logits - best).sum(1, keepdims=True))  # (B,1)
     ids = np.sort(np.argpartition(-logits, k - 1, 1)[:, :k], 1)  # (B,K)
     values = np.take_along_axis(logits, ids, 1)
     order = np.argsort(-values, 1, kind="stable")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import pick
 from ..errors import ConfigError, FileError
+from ..paths import map_file
 from . import spm
 from .sentencepiece import SentencePiece
 
@@ -68,16 +68,10 @@ def to_json(tokenizer: Tokenizer) -> str:
 
 def read(path: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer in a file, whose kind is known by its content; raises `FileError`."""
-    try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(size) if size <= LARGEST_FILE else b""
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read ({e.strerror or e}); check the path") from e
-    if size > LARGEST_FILE:
+    mapped = map_file(path)
+    if len(mapped) > LARGEST_FILE:
         raise FileError(f"{path}: is too large for a tokenizer; give the tokenizer's own file")
-    if not data:
-        raise FileError(f"{path}: is empty; download it again")
+    data = mapped[:]
     for name, (recognise, reader) in READERS.items():
         if recognise(data):
             try:

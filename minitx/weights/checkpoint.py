@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import stat
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from ..config import Config, Generation, choice
 from ..errors import Error, FileError, differences, several
-from ..paths import writing
+from ..paths import map_file, writing
 from ..text import tokenizer as tokenizers
 from ..text.tokenizer import Tokenizer
 from .shapes import expected
@@ -58,22 +57,6 @@ class Entry:
 
 def damaged(path: Path_, problem: str) -> FileError:
     return FileError(f"{path}: {problem}; download or convert it again")
-
-
-def map_file(path: Path_) -> mmap.mmap:
-    """The bytes of a file as a read-only memory map; raises `FileError` if it is missing, empty or no plain file."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{path}: is not a file; name a file with a model")
-        if status.st_size == 0:
-            raise damaged(path, "is empty")
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read ({e.strerror or e}); check the name and its permissions") from None
-    except ValueError as e:  # a NUL in the name; a file that was emptied in between
-        raise FileError(f"{str(path)!r}: cannot be read ({e}); check the name") from None
 
 
 def check(checkpoint: Checkpoint, where: Path_) -> None:

@@ -134,7 +134,7 @@ def test_a_file_too_large_for_a_tokenizer_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.spm", "."])
 def test_what_cannot_be_opened_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot be read"):
+    with pytest.raises(FileError, match=r"cannot be read|is not a file"):
         tokenizer.read(tmp_path / name)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 import random
 import time
 from array import array
+from pathlib import Path
 from typing import Any
 
 import pytest
 from spm_models import message, model, real_models
 
-from minitx.errors import ConfigError, Error
+from minitx.errors import ConfigError, Error, FileError
 from minitx.text import spm, tokenizer
 
 TEXTS = ["", "The children were playing.", " a  b ", "ﬁ e\u0301 漢字 😀\x00", "Como você está hoje?" * 20]
@@ -151,3 +153,13 @@ def test_flipped_bytes_of_a_real_character_map_are_refused_or_work() -> None:
 
 def test_the_table_holds_both_kinds() -> None:
     assert set(tokenizer.TOKENIZERS) >= {"unigram", "bpe"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs there")
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "vocab.spm")
+    with pytest.raises(FileError, match="is not a file"):
+        tokenizer.read(tmp_path / "vocab.spm")
+    for name in ("a\0b", "a\ud800b"):
+        with pytest.raises(FileError, match="cannot be read"):
+            tokenizer.read(name)

@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from ...errors import FileError, differences
-from ..checkpoint import damaged, map_file
+from ...paths import map_file
+from ..checkpoint import damaged
 
 Array = np.ndarray[Any, Any]
 YAML_CAP = 1 << 16  # bytes; the configurations of real models have one or two thousand

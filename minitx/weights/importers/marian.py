@@ -13,7 +13,8 @@ from typing import Any
 
 from ...config import Config
 from ...errors import Error, FileError, several
-from ..checkpoint import damaged, map_file
+from ...paths import map_file
+from ..checkpoint import damaged
 from ..shapes import Shapes, expected
 from .engine import convert, read_yaml, show
 from .marian_file import BYTES, CONFIG, TYPES, Item, read_items, type_name

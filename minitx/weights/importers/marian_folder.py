@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ...config import Generation
 from ...errors import Error, FileError, several
+from ...paths import map_file
 from ...text import tokenizer as tokenizers
 from ...text.tokenizer import Tokenizer
 from ...version import __version__
-from ..checkpoint import Checkpoint, check, map_file
+from ..checkpoint import Checkpoint, check
 from .engine import YAML_CAP, fingerprint, read_yaml, show
 from .marian import Options, read_model
 
