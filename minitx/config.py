@@ -100,7 +100,7 @@ class Record:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise ConfigError(f"{cls.__name__.lower()}: not JSON ({str(e)[:80]})") from None
+            raise ConfigError(f"{cls._what()}: not JSON ({str(e)[:80]})") from None  # type: ignore[attr-defined]
         return cls.from_dict(fields)  # type: ignore[attr-defined, no-any-return]
 
     def to_dict(self) -> dict[str, Any]:

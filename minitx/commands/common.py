@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from ..model import Model
 
@@ -70,6 +72,14 @@ class Status:
             sys.stderr.write(f"\r{' ' * self.width}\r{message}")
             sys.stderr.flush()
             self.width = len(message)
+
+
+def decode(line: bytes, where: str) -> str:
+    """A line of UTF-8 without its end; raises `InputError` that says where in `where` it is not UTF-8."""
+    try:
+        return line.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{where}, byte {e.start + 1}: not UTF-8; convert it, for example with iconv") from None
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -73,10 +73,7 @@ def read_pairs(path: str, limit: int | None) -> list[tuple[str, str]]:
         raise FileError(f"{path!r}: cannot be read ({reason}); name a file of tab-separated pairs") from e
     pairs = []
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")[:limit] if data else [], 1):
-        try:
-            columns = line.removesuffix(b"\r").decode().split("\t")
-        except UnicodeDecodeError as e:
-            raise InputError(f"{path}, line {number}, byte {e.start + 1}: not UTF-8; convert it with iconv") from None
+        columns = common.decode(line, f"{path}, line {number}").split("\t")
         if len(columns) != 2:
             raise InputError(
                 f"{path}, line {number}: {len(columns)} columns; a line is a source, a tab and a reference"

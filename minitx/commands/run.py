@@ -55,12 +55,7 @@ def run(args: argparse.Namespace) -> None:
 def lines(file: BinaryIO) -> Iterator[str]:
     """The lines of a UTF-8 file as they arrive, without their ends; raises `InputError` for what is not UTF-8."""
     for number, line in enumerate(iter(file.readline, b""), 1):
-        try:
-            yield line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as e:
-            raise InputError(
-                f"standard input, line {number}, byte {e.start + 1}: not UTF-8; convert it, for example with iconv"
-            ) from None
+        yield common.decode(line, f"standard input, line {number}")
 
 
 def answer(model: Model, texts: list[str], args: argparse.Namespace, status: common.Status) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Generation, pick
+from ..config import Generation
 from ..engines import Engine
 from ..errors import Error, InputError
 
@@ -38,6 +38,11 @@ class Limits:
 
     minimum: int
     maximum: int
+
+
+def normalise(generation: Generation, log_probability: float, length: int) -> float:
+    """The score of a hypothesis of `length` tokens, the end included."""
+    return log_probability / LENGTH_PENALTIES[generation.length_penalty](length, generation.alpha)
 
 
 def generate(
@@ -123,9 +128,8 @@ def greedy_search(
         ended[i] = token == generation.end
         if not ended[i]:
             tokens[i].append(token)
-    penalty = pick(LENGTH_PENALTIES, generation.length_penalty, "length_penalty")
     return [
-        [Hypothesis(tuple(t), s / penalty(len(t) + e, generation.alpha))]
+        [Hypothesis(tuple(t), normalise(generation, s, len(t) + e))]
         for t, s, e in zip(tokens, scores, ended, strict=True)
     ]
 
@@ -159,14 +163,10 @@ class Beams:
     """The hypotheses of one sentence: those under way, and those that ended, best first."""
 
     def __init__(self, generation: Generation, limits: Limits):
-        self.end, self.limits, self.beam = generation.end, limits, generation.beam
-        self.penalty, self.alpha = pick(LENGTH_PENALTIES, generation.length_penalty, "length_penalty"), generation.alpha
+        self.generation, self.limits, self.beam = generation, limits, generation.beam
         self.tokens: list[tuple[int, ...]] = [()] * self.beam
         self.scores = [0.0] + [-math.inf] * (self.beam - 1)  # all start alike: only one may go on
         self.ended: list[Hypothesis] = []
-
-    def normalise(self, log_probability: float, length: int) -> float:
-        return log_probability / self.penalty(length, self.alpha)
 
     def advance(self, ids: np.ndarray, scores: np.ndarray) -> list[int]:
         """Takes the candidates ids and log-probabilities (K, candidates); the old row of each new hypothesis."""
@@ -180,14 +180,16 @@ class Beams:
             token, total = int(ids[row, column]), float(totals[row, column])
             if total == -math.inf or len(rows) == self.beam:
                 break
-            if token != self.end:
+            if token != self.generation.end:
                 rows.append(row)
                 tokens.append((*self.tokens[row], token))
                 kept.append(total)
             elif length > self.limits.minimum:
-                self.ended.append(Hypothesis(self.tokens[row], self.normalise(total, length)))
+                self.ended.append(Hypothesis(self.tokens[row], normalise(self.generation, total, length)))
         if length == self.limits.maximum:  # no room for the end: as they are
-            self.ended += [Hypothesis(t, self.normalise(s, length)) for t, s in zip(tokens, kept, strict=True)]
+            self.ended += [
+                Hypothesis(t, normalise(self.generation, s, length)) for t, s in zip(tokens, kept, strict=True)
+            ]
         self.ended = sorted(self.ended, key=lambda h: -h.score)[: self.beam]
         missing = self.beam - len(rows)
         self.tokens = tokens + [(0,) * length] * missing
@@ -202,7 +204,7 @@ class Beams:
         """
         if len(self.tokens[0]) >= self.limits.maximum or self.scores[0] == -math.inf:
             return True
-        best = self.normalise(self.scores[0], self.limits.maximum)
+        best = normalise(self.generation, self.scores[0], self.limits.maximum)
         return len(self.ended) == self.beam and self.ended[-1].score >= best
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from damage import flipped, truncated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marian_writer import spm
@@ -138,19 +139,11 @@ def fuzz_real(path: Path) -> None:
     random, size = np.random.default_rng(5), path.stat().st_size
     with open(path, "rb") as file:
         header = 8 + int.from_bytes(file.read(8), "little")
-    for at in [*range(8), *random.integers(8, header, 25).tolist(), *random.integers(header, size, 5).tolist()]:
-        with open(path, "r+b") as file:
-            file.seek(at)
-            (byte,) = file.read(1)
-            file.seek(at)
-            file.write(bytes([byte ^ int(random.integers(1, 256))]))
-            file.flush()
-            survives(path)
-            file.seek(at)
-            file.write(bytes([byte]))
+    places = [*range(8), *random.integers(8, header, 25).tolist(), *random.integers(header, size, 5).tolist()]
+    for _ in flipped(path, places, random):
+        survives(path)
     assert survives(path)
-    for cut in sorted(random.integers(0, size, 60).tolist(), reverse=True):
-        os.truncate(path, cut)
+    for _ in truncated(path, 60, random):
         assert not survives(path)
 
 

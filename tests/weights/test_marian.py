@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from damage import flipped, truncated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marian_writer import FLOAT32, INTGEMM8, Tiny, build, options, pack, spm, write_folder
@@ -355,19 +356,11 @@ def test_the_real_file_cut_or_flipped_is_an_error_or_another_model(real: Path, t
     (source,) = real.glob("model*.bin")
     path, size, random = tmp_path / "m.bin", source.stat().st_size, np.random.default_rng(2)
     shutil.copy(source, path)
-    for at in [*random.integers(0, 12544, 60).tolist(), *random.integers(size - 1124, size, 30).tolist()]:
-        with open(path, "r+b") as file:
-            file.seek(at)
-            (byte,) = file.read(1)
-            file.seek(at)
-            file.write(bytes([byte ^ int(random.integers(1, 256))]))
-            file.flush()
-            survives(path)
-            file.seek(at)
-            file.write(bytes([byte]))
+    places = [*random.integers(0, 12544, 60).tolist(), *random.integers(size - 1124, size, 30).tolist()]
+    for _ in flipped(path, places, random):
+        survives(path)
     assert survives(path)
-    for cut in sorted(random.integers(0, size, 100).tolist(), reverse=True):
-        os.truncate(path, cut)
+    for _ in truncated(path, 100, random):
         assert not survives(path)
 
 
