@@ -103,6 +103,14 @@ class Record:
             raise ConfigError(f"{cls._what()}: not JSON ({str(e)[:80]})") from None  # type: ignore[attr-defined]
         return cls.from_dict(fields)  # type: ignore[attr-defined, no-any-return]
 
+    @classmethod
+    def restore(cls: type[T], fields: dict[str, Any]) -> T:
+        """The record of fields that were checked before they were stored: no table is imported to look at them."""
+        record = object.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(record, name, tuple(value) if isinstance(value, list) else value)
+        return record
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 

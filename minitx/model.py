@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from .config import pick
 from .engines import Engine
-from .errors import InputError
+from .errors import DeviceError, InputError
 from .generation.search import Hypothesis, Limits, check, generate, greedy_steps, length_limits
 from .text.split import fit, sentences
 from .weights.checkpoint import Checkpoint, save
@@ -29,35 +30,72 @@ class Translation:
     seconds: dict[str, float]
 
 
-def jit_engine(checkpoint: Checkpoint, device: str, notice: Callable[[str], object]) -> Engine:
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `load` was asked for."""
+
+    name: str | os.PathLike[str]
+    device: str
+    threads: int | None
+    quantize: str | None
+    notice: Callable[[str], object]
+
+
+Opened = tuple[Checkpoint, Engine]
+
+
+def jit_engine(request: Request) -> Opened:
     """The tinygrad engine on a backend that has passed its self-test."""
     from .engines.devices import ensure
     from .engines.jit import JitEngine
     from .nn.transformer import Transformer
+    from .weights.names import open_model
+    from .weights.quant import quantized
 
-    model = Transformer(checkpoint.config, ensure(device), seed=None).load(checkpoint.weights)
-    return JitEngine(model, checkpoint.generation.suppress, notice)
+    checkpoint = open_model(request.name)
+    if request.quantize:
+        checkpoint = quantized(checkpoint, request.quantize)
+    model = Transformer(checkpoint.config, ensure(request.device), seed=None).load(checkpoint.weights)
+    return checkpoint, JitEngine(model, checkpoint.generation.suppress, request.notice)
 
 
-ENGINES: dict[str, Callable[[Checkpoint, str, Callable[[str], object]], Engine]] = {"jit": jit_engine}
+def native_engine(request: Request) -> Opened:
+    """The compiled engine, which runs on the CPU alone."""
+    from .engines.ready import open_native
+
+    if request.device.upper() != "CPU":
+        raise DeviceError(f"the native engine runs on CPU, not on {request.device}; leave out engine, or choose jit")
+    return open_native(request.name, request.threads, request.quantize, request.notice)
+
+
+ENGINES: dict[str, Callable[[Request], Opened]] = {"native": native_engine, "jit": jit_engine}
 
 
 def load(
     name: str | os.PathLike[str],
     *,
     device: str = "CPU",
-    engine: str = "jit",
+    engine: str | None = None,
+    threads: int | None = None,
+    quantize: str | None = None,
     notice: Callable[[str], object] = lambda message: None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Model:
     """The model called `name`: a name of `minitx models`, a `.safetensors` file, or a checkpoint's folder.
 
-    `device` is a backend of `minitx devices`; `notice` is told what takes long. Raises an `Error` that says in one
-    line what is wrong: `FileError` for the model, `DeviceError` for the backend.
+    `device` is a backend of `minitx devices`, `engine` one of `ENGINES`: by default the native one on a CPU, and where
+    that cannot be had the tinygrad engine, after `warn` was told why. `threads` are the native engine's, by default all
+    cores; `quantize` is a row of `weights.quant.QUANTIZATIONS`, by default as the model is stored. `notice` is told
+    what takes long. Raises an `Error` that says in one line what is wrong: `FileError` for the model, `DeviceError` for
+    the backend, `InputError` for an option.
     """
-    from .weights.names import open_model
-
-    checkpoint = open_model(name)
-    return Model(checkpoint, pick(ENGINES, engine, "engine")(checkpoint, device, notice))
+    request = Request(name, device, threads, quantize, notice)
+    if engine is None and device.upper() == "CPU":
+        try:
+            return Model(*native_engine(request))
+        except DeviceError as e:
+            warn(f"the native engine is not used: {e}")
+    return Model(*pick(ENGINES, engine or "jit", "engine")(request))
 
 
 class Model:

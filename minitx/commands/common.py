@@ -32,7 +32,9 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
 def search_arguments(parser: argparse.ArgumentParser) -> None:
     """How a model is run and searched; `load` and `search_options` read them back."""
     parser.add_argument("--device", default="CPU", help="a backend of `minitx devices` (default: CPU)")
-    parser.add_argument("--engine", default="jit", choices=["jit"], help="what runs the model (default: jit)")
+    parser.add_argument("--engine", choices=["native", "jit"], help="what runs the model (default: native on a CPU)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the native engine (default: all cores)")
+    parser.add_argument("--quantize", metavar="Q", help="how matrices are stored: int8, int8w, int4, f16, bf16 or none")
     parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at a time (default: the model's)")
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest translation of a sentence, in tokens")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at once (default: 32)")
@@ -51,9 +53,23 @@ def load(args: argparse.Namespace, status: Status) -> Model:
 
     status(f"loading {args.model} ...")
     try:
-        return load(args.model, device=args.device, engine=args.engine, notice=status)
+        return load(
+            args.model,
+            device=args.device,
+            engine=args.engine,
+            threads=args.threads,
+            quantize=args.quantize,
+            notice=status,
+            warn=lambda message: warn(status, message),
+        )
     finally:
         status("")
+
+
+def warn(status: Status, message: str) -> None:
+    """A line on standard error that stays."""
+    status("")
+    print(f"minitx: note: {' '.join(message.split())}", file=sys.stderr)
 
 
 class Status:

@@ -11,10 +11,12 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import FileError
-from .checkpoint import Checkpoint, load
-from .importers import read_folder
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def open_builtin(name: str) -> Checkpoint:
     folder = find(builtin)
     if folder is None:
         raise FileError(f"{name}: its data is in the package {builtin.package}, not installed; {install(builtin)}")
+    from .importers import read_folder
+
     checkpoint = read_folder(folder)
     try:
         version = importlib.metadata.version(builtin.package)
@@ -117,11 +121,29 @@ def open_model(model: str | os.PathLike[str]) -> Checkpoint:
         return open_builtin(model)
     path = Path(model)
     if os.path.isdir(path):
+        from .importers import read_folder
+
         return read_folder(path)
     if os.path.exists(path) and path.suffix == ".safetensors":
+        from .checkpoint import load
+
         return load(path)
     problem = "is neither a folder nor a .safetensors file" if os.path.exists(path) else "no such model, file or folder"
     raise FileError(
         f"{str(model)!r}: {problem}; MODEL is one of the names {', '.join(BUILTINS)}, a .safetensors file that minitx "
         f"wrote, or a folder with a Marian checkpoint"
     )
+
+
+def identity(model: str | os.PathLike[str]) -> list[str]:
+    """What a MODEL's files are at this moment, without reading them: path, size and time of change of each.
+
+    Nothing for a MODEL that `open_model` refuses.
+    """
+    builtin = BUILTINS.get(model) if isinstance(model, str) else None
+    path = find(builtin) if builtin else Path(model)
+    if path is None or not os.path.exists(path):
+        return []
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files]
+    return [f"{os.path.realpath(f)} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for f, s in stats]

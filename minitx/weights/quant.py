@@ -8,3 +8,7 @@ matrix, under the matrix's name and `.scale`. Vectors (biases, norms) are float3
 from __future__ import annotations
 
 QUANTIZATIONS: dict[str, str] = {"none": "F32"}
+
+
+def scheme(name: str, shape, config) -> str:
+    return config.quantization

@@ -1,0 +1,348 @@
+"""The model with hand-written kernels in its place: the same modules, some of them swapped for native forms.
+
+A native form has the interface of the module of `nn` that it stands for, and enters its kernel into tinygrad's graph
+as a custom kernel: what has no native form stays tensor code, which tinygrad fuses. The model itself knows nothing
+of it. A new native form is one row of FORMS.
+
+Everything here is rows of one width: a tensor (rows, 1, C), where `rows` is the variable of the graph (tokens of all
+sentences, packed without padding, in the encoder; hypotheses in the decoder). Its memory is a buffer (MAX_ROWS, 1, C),
+of which the first `rows` are in use. Axes: C channels, K inputs and N outputs of a matrix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tinygrad import Tensor, UOp, dtypes
+from tinygrad.uop.ops import KernelInfo, Ops
+
+from ..nn.attention import Attention, SelfAttention
+from ..nn.cache import Cache
+from ..nn.embedding import Embedding, Output
+from ..nn.feedforward import FeedForward
+from ..nn.norm import LayerNorm, Residual
+from ..nn.ops import Linear
+from ..nn.positions import Sinusoidal
+from ..nn.transformer import Transformer
+from .packing import padded
+from .weights import LOGIT_BIAS, MATRIX, TABLE, VECTOR, Weight
+
+MAX_ROWS = 1 << 16
+TOP_MAX, MAX_THREADS, TOP_STRIDE = 80, 64, 704  # of kernels/top.h
+INTEGERS = ("int8", "int4")  # the rows of QUANTIZATIONS whose kernels take quantized activations
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "silu": "SILU"}  # of kernels/linear.h
+SIZES, SCRATCH, NULL = "sizes", "scratch", "null"  # arguments of a kernel that are no tensors
+
+
+def quantized_stride(inputs: int) -> int:
+    """Bytes of a quantized row of activations, as kernels/quantize.h lays it out."""
+    return 64 + padded(4 * (-(-inputs // 32)), 64) + padded(inputs, 64)
+
+
+class Graph:
+    """What the native forms share while one function of the model is planned: its rows, weights and kernels."""
+
+    def __init__(self, scheme: Callable[[str, tuple[int, int]], str], positions: Tensor | None):
+        self.rows = UOp.variable("rows", 1, MAX_ROWS)
+        self.scheme, self.positions = scheme, positions
+        self.weights: dict[Weight, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.quantizes = False  # whether any kernel takes quantized activations
+        self._whole: dict[UOp, Tensor] = {}  # the buffer of which a tensor is the rows in use
+        self._quantized: dict[UOp, Tensor] = {}  # by the tensor's own rows
+        self._embedded: dict[UOp, tuple[Any, ...]] = {}  # what `embed` was called with
+
+    def buffer(self, width: int, dtype: Any = dtypes.float32) -> Tensor:
+        return Tensor.empty(MAX_ROWS, 1, width, dtype=dtype, device="NULL")
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The rows in use of a buffer."""
+        view = whole[: self.rows]  # (rows, 1, C)
+        self._whole[view.uop] = whole
+        return view
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The buffer that holds x (rows, 1, C), for a kernel to read: x is written to one if it is not there yet."""
+        if x.uop not in self._whole:
+            kept = self.buffer(int(x.shape[-1]))
+            self._whole[x.uop] = Tensor(kept.uop.after(kept[: self.rows].uop.store(x.uop)))
+        return self._whole[x.uop]
+
+    def settled(self, x: Tensor) -> Tensor:
+        """x as rows of a buffer, so that what comes after it does not compute it again."""
+        return x if x.uop in self._whole else self.take(self.whole(x))
+
+    def is_settled(self, x: UOp) -> Tensor | None:
+        return self._whole.get(x)
+
+    def weight(self, weight: Weight) -> Tensor:
+        """The packed bytes of a weight; the same tensor wherever it is used."""
+        if weight not in self.weights:
+            self.weights[weight] = Tensor.empty(weight.bytes, dtype=dtypes.uint8, device="NULL")
+        return self.weights[weight]
+
+    def matrix(self, name: str, outputs: int, inputs: int) -> Weight:
+        scheme = self.scheme(name, (outputs, inputs))
+        self.quantizes |= scheme in INTEGERS
+        return Weight(name, MATRIX, scheme, outputs, inputs)
+
+    def call(self, kernel: str, outputs: list[Tensor], inputs: list[Tensor], *arguments: object) -> list[Tensor]:
+        """Enters a kernel; what it writes, after it. An argument that is a tensor must be among outputs or inputs."""
+        buffers = [*outputs, *inputs]
+        places = {t.uop: i for i, t in enumerate(buffers)}
+        given = [{"buffer": places[a.uop]} if isinstance(a, Tensor) else a for a in arguments]
+        spec = json.dumps([kernel, len(outputs), given])
+
+        def program(*placeholders: UOp) -> UOp:
+            sink = UOp.sink(*[p.base for p in placeholders], arg=KernelInfo(kernel))
+            return UOp(
+                Ops.PROGRAM,
+                src=(
+                    sink,
+                    UOp(Ops.LINEAR, src=(*sink.src, sink)),
+                    UOp(Ops.SOURCE, arg=spec),
+                    UOp(Ops.BINARY, arg=b""),
+                ),
+            )
+
+        return Tensor.custom_kernel(*buffers, fxn=program)[: len(outputs)]
+
+    def quantized(self, x: Tensor) -> Tensor:
+        """The rows of x as int8 with a scale each, made once for all that take them."""
+        if x.uop not in self._quantized:
+            width, source = int(x.shape[-1]), self.whole(x)
+            q = self.buffer(quantized_stride(width), dtypes.uint8)
+            (self._quantized[x.uop],) = self.call("quantize", [q], [source], q, source, SIZES, width)
+        return self._quantized[x.uop]
+
+    def operand(self, x: Tensor, weight: Weight) -> Tensor:
+        """x as the kernel of a matrix takes it."""
+        return self.quantized(x) if weight.scheme in INTEGERS else self.whole(x)
+
+    def linear(self, x: Tensor, weight: Weight, bias: Weight | None, activation: str = "IDENTITY") -> Tensor:
+        source, w, y = self.operand(x, weight), self.weight(weight), self.buffer(weight.rows)
+        b = self.weight(bias) if bias else None
+        inputs = [source, w, *([b] if b is not None else [])]
+        arguments = (y, source, w, b if b is not None else NULL, SIZES, weight.columns, weight.rows, activation)
+        return self.take(self.call(f"linear_{kernel_name(weight)}", [y], inputs, *arguments)[0])
+
+    def layernorm(self, x: Tensor, gain: Weight, bias: Weight, epsilon: float) -> Tensor:
+        """The norm of x, which may be a sum of two that are not added yet; its quantized rows come along."""
+        width = int(x.shape[-1])
+        summands = [self.is_settled(u) for u in x.uop.src] if x.uop.op is Ops.ADD else [None]
+        both = [t for t in summands if t is not None]
+        sources = both if len(both) == 2 else [self.whole(x)]
+        y, g, b = self.buffer(width), self.weight(gain), self.weight(bias)
+        q = [self.buffer(quantized_stride(width), dtypes.uint8)] if self.quantizes else []
+        add = sources[1] if len(sources) == 2 else NULL
+        arguments = (y, q[0] if q else NULL, sources[0], add, g, b, SIZES, width, epsilon)
+        made = self.call("layernorm", [y, *q], [*sources, g, b], *arguments)
+        view = self.take(made[0])
+        if q:
+            self._quantized[view.uop] = made[1]
+        return view
+
+    def embed(self, tokens: Tensor, weight: Weight, scale: float, table: Weight | None = None) -> Tensor:
+        y, w = self.buffer(weight.columns), self.weight(weight)
+        inputs, places, rows = [tokens, w], self.positions, NULL
+        if table:
+            inputs.append(self.weight(table))
+            rows = self.weight(table)
+        if places is not None and table:
+            inputs.append(places)
+        arguments = (y, tokens, places if places is not None and table else NULL, w, rows)
+        sizes = (SIZES, weight.columns, weight.rows, scale)
+        made = self.call(f"embed_{kernel_name(weight)}", [y], inputs, *arguments, *sizes)
+        view = self.take(made[0])
+        self._embedded[view.uop] = (tokens, weight, scale)
+        return view
+
+    def embedded(self, x: Tensor) -> tuple[Any, ...] | None:
+        """What x was embedded from, if nothing was done to it since."""
+        return self._embedded.get(x.uop)
+
+    def top(self, x: Tensor, weight: Weight, bias: Weight) -> None:
+        """The likeliest outputs, without a row of logits in memory: the graph's outputs `ids` and `scores`."""
+        source, w, b = self.operand(x, weight), self.weight(weight), self.weight(bias)
+        partial = self.buffer(MAX_THREADS * TOP_STRIDE, dtypes.uint8)
+        arguments = (partial, source, w, b, SIZES, weight.columns, weight.rows)
+        (partial,) = self.call(f"top_{kernel_name(weight)}", [partial], [source, w, b], *arguments)
+        ids, scores = self.buffer(TOP_MAX, dtypes.int32), self.buffer(TOP_MAX)
+        ids, scores = self.call("top_merge", [ids, scores], [partial], ids, scores, partial, SIZES)
+        self.outputs |= {"ids": ids, "scores": scores}
+
+
+def kernel_name(weight: Weight) -> str:
+    return "f32" if weight.scheme == "none" else weight.scheme
+
+
+class Packed:
+    """Stands where the encoder's mask does: sentence i is the tokens from starts[i] to starts[i + 1]."""
+
+    def __init__(self, graph: Graph, starts: Tensor):
+        self.graph, self.starts = graph, starts
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        return attend(self.graph, "attend_encoder", query, [key, value, self.starts], heads)
+
+
+class Sources:
+    """Stands where the decoder's mask does: row i looks at sentence sources[i] of the packed keys and values."""
+
+    def __init__(self, graph: Graph, sources: Tensor, starts: Tensor, slots: Tensor):
+        self.graph, self.sources, self.starts, self.slots = graph, sources, starts, slots
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        return attend(self.graph, "attend_cross", query, [key, value, self.sources, self.starts], heads)
+
+
+def attend(graph: Graph, kernel: str, query: Tensor, others: list[Tensor], heads: int, kept: tuple[Tensor, ...] = ()):
+    width = int(query.shape[-1])
+    whole = [graph.whole(t) if t.dtype == dtypes.float32 and len(t.shape) == 3 else t for t in (query, *others)]
+    y = graph.buffer(width)
+    # arguments in the kernel's order: query, key, value, the cache if there is one, then tables of integers
+    arguments = (*whole[:3], *kept, *whole[3:], SIZES, heads, width // heads, SCRATCH)
+    made = graph.call(kernel, [y, *kept], whole, y, *arguments)
+    return graph.take(made[0]) if not kept else (graph.take(made[0]), *made[1:])
+
+
+class NativeLinear:
+    def __init__(self, graph: Graph, name: str, module: Linear, model: Transformer):
+        self._graph = graph
+        outputs, inputs = (int(n) for n in module.weight.shape)
+        self.weight = graph.matrix(f"{name}.weight", outputs, inputs)
+        self.bias = None if module.bias is None else Weight(f"{name}.bias", VECTOR, "none", outputs)
+
+    def __call__(self, x: Tensor, activation: str = "IDENTITY") -> Tensor:
+        return self._graph.linear(x, self.weight, self.bias, activation)
+
+
+class NativeNorm:
+    def __init__(self, graph: Graph, name: str, module: LayerNorm, model: Transformer):
+        self._graph, self.epsilon = graph, module.epsilon
+        size = int(module.weight.shape[0])
+        self.weight, self.bias = (Weight(f"{name}.{part}", VECTOR, "none", size) for part in ("weight", "bias"))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._graph.layernorm(x, self.weight, self.bias, self.epsilon)
+
+
+class NativeResidual:
+    """The residual connection of the model, its result settled."""
+
+    def __init__(self, graph: Graph, name: str, module: Residual, model: Transformer):
+        self._graph, self._module = graph, module
+
+    def __call__(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self._graph.settled(self._module(x, sublayer))
+
+
+class NativeFeedForward:
+    def __init__(self, graph: Graph, name: str, module: FeedForward, model: Transformer):
+        self._module, self._activation = module, ACTIVATIONS.get(model.config.activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        up: Any = self._module.up
+        return self._module.down(up(x, self._activation)) if self._activation else self._module(x)
+
+
+class NativeAttention:
+    """`Attention`, and the decoder's `SelfAttention`, over rows: nothing is split or transposed."""
+
+    def __init__(self, graph: Graph, name: str, module: Attention, model: Transformer):
+        self._graph, self._module, self.heads = graph, module, module.heads
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self._module.key(memory), self._module.value(memory)
+
+    def __call__(self, x: Tensor, key: Tensor, value: Tensor, mask: Packed | Sources) -> Tensor:
+        return self._module.output(mask.attend(self._module.query(x), key, value, self.heads))
+
+    def step(self, x: Tensor, cache: Cache, layer: int, position: Any) -> Tensor:
+        names, slots = (f"{layer}.self.k", f"{layer}.self.v"), cache["slots"]
+        key, value = self.keys_values(x)
+        kept = tuple(cache[name] for name in names)
+        y, *after = attend(
+            self._graph, "attend_step", self._module.query(x), [key, value, slots], self.heads, kept
+        )
+        cache |= dict(zip(names, after, strict=True))
+        return self._module.output(y)
+
+
+class NativeEmbedding:
+    def __init__(self, graph: Graph, name: str, module: Embedding, model: Transformer):
+        self._graph, self._scale = graph, module._scale
+        size, width = (int(n) for n in module.weight.shape)
+        self.weight = graph.matrix(f"{name}.weight", size, width)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self._graph.embed(tokens, self.weight, self._scale)
+
+
+class NativePositions:
+    """Positions that are added to the embedding: the kernel that looks up the tokens adds their rows of a table."""
+
+    def __init__(self, graph: Graph, model: Transformer):
+        self._graph = graph
+        self._table = Weight("positions", TABLE, "none", model.config.max_length, model.config.d_model)
+
+    def add(self, x: Tensor, position: Any = 0) -> Tensor:
+        found = self._graph.embedded(x)
+        assert found is not None, "positions are added to an embedding"
+        return self._graph.embed(*found, table=self._table)
+
+
+class NativeOutput:
+    def __init__(self, graph: Graph, name: str, module: Output, model: Transformer):
+        self._graph = graph
+        config, shared = model.config, module._shared
+        owner = f"{name}.weight" if shared is None else ("source" if shared is model.source else "target") + ".weight"
+        self.weight = graph.matrix(owner, config.target_vocab, config.d_model)
+        self.bias = Weight(f"{name}.bias" if config.output_bias else "", LOGIT_BIAS, "none", config.target_vocab)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._graph.top(x, self.weight, self.bias)
+        return self._graph.take(self._graph.outputs["ids"])
+
+
+FORMS: dict[type, Any] = {
+    Linear: NativeLinear,
+    LayerNorm: NativeNorm,
+    Residual: NativeResidual,
+    FeedForward: NativeFeedForward,
+    Attention: NativeAttention,
+    SelfAttention: NativeAttention,
+    Embedding: NativeEmbedding,
+    Output: NativeOutput,
+}
+
+
+def swap(model: Transformer, graph: Graph) -> Transformer:
+    """The model with every module that has a native form replaced by it, in place."""
+    swapped: dict[int, Any] = {}
+
+    def visit(value: Any, name: str) -> Any:
+        if id(value) in swapped:
+            return swapped[id(value)]
+        if isinstance(value, list):
+            value[:] = [visit(item, f"{name}.{i}") for i, item in enumerate(value)]
+        elif hasattr(value, "__dict__") and not isinstance(value, Tensor):
+            form = FORMS.get(type(value))
+            made = form(graph, name, value, model) if form else None
+            for key, child in vars(value).items():
+                if not key.startswith("_"):
+                    vars(value)[key] = visit(child, f"{name}.{key}" if name else key)
+            if form:
+                swapped[id(value)] = made
+                return made
+        return value
+
+    # the output looks at the embeddings it is tied to, so it is made before they are gone
+    model.output = visit(model.output, "output")
+    for stack in ("source", "target", "encoder", "decoder"):
+        setattr(model, stack, visit(getattr(model, stack), stack))
+    if type(model._positions) in (Sinusoidal, *Sinusoidal.__subclasses__()):
+        model._positions = NativePositions(graph, model)  # type: ignore[assignment]
+    return model

@@ -1,0 +1,67 @@
+"""Matrices in the layout that the kernels stream: panels of 16 of their rows, as kernels/linear.h describes them.
+
+Axes: N rows (outputs), K columns (inputs), P panels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+PANEL, GROUP = 16, 32
+BYTES = {"none": 4, "f16": 2, "bf16": 2, "int8": 1, "int8w": 1}  # of an element; int4 is packed in groups
+INT4_BLOCK = 304  # bytes of a group of 32 columns in 16 rows: nibbles, half scales, zero points
+
+
+def padded(size: int, multiple: int) -> int:
+    """`size` rounded up."""
+    return -(-size // multiple) * multiple
+
+
+def packed_bytes(scheme: str, n: int, k: int) -> int:
+    """Bytes of a packed matrix (N,K) of a row of QUANTIZATIONS."""
+    rows = padded(n, PANEL)
+    if scheme == "int4":
+        return rows // PANEL * (k // GROUP) * INT4_BLOCK
+    if scheme in ("int8", "int8w"):
+        return rows * padded(k, 4) + 8 * rows
+    return rows * k * BYTES[scheme]
+
+
+def panels(w: Array, multiple: int = 1) -> Array:
+    """A matrix (N,K) as (P,16,K), with rows of zeros for a whole last panel, and K made a multiple of `multiple`."""
+    n, k = w.shape
+    if n % PANEL or k % multiple:
+        w = np.pad(w, ((0, -n % PANEL), (0, -k % multiple)))
+    return w.reshape(-1, PANEL, w.shape[1])
+
+
+def pack_float(w: Array) -> Array:
+    """float32, float16 or bfloat16 (as uint16) to [P][K][16]."""
+    return np.ascontiguousarray(panels(w).transpose(0, 2, 1)).ravel()
+
+
+def pack_int8(q: Array, scale: Array) -> Array:
+    """int8 (N,K) with a float32 scale a row to [P][K/4][16][4], the scales, and the int32 sum of each row, as bytes."""
+    blocks = panels(q, 4)  # (P,16,K)
+    count, _, k = blocks.shape
+    body = np.ascontiguousarray(blocks.reshape(count, PANEL, k // 4, 4).transpose(0, 2, 1, 3))  # (P,K/4,16,4)
+    scales, sums = np.zeros(count * PANEL, np.float32), np.zeros(count * PANEL, np.int32)
+    scales[: len(scale)], sums[: len(q)] = scale, q.sum(1, dtype=np.int32)
+    return np.concatenate([part.view(np.uint8).ravel() for part in (body, scales, sums)])
+
+
+def pack_int4(nibbles: Array, scale: Array, zero: Array) -> Array:
+    """0 to 15 (N,K) with a float16 scale and a zero point for each 32 columns, to blocks of 304 bytes [P][K/32]."""
+    blocks, scales, zeros = panels(nibbles), panels(scale), panels(zero)
+    count, _, k = blocks.shape
+    # of a group: 4 times 8 columns, of which the first four are low nibbles and the last four high ones
+    parts = blocks.reshape(count, PANEL, k // GROUP, 4, 2, 4).transpose(0, 2, 3, 4, 1, 5)  # (P,K/32,4,2,16,4)
+    packed = np.empty((count, k // GROUP, INT4_BLOCK), np.uint8)
+    packed[:, :, :256] = (parts[:, :, :, 0] | parts[:, :, :, 1] << 4).reshape(count, k // GROUP, 256)
+    halves = np.ascontiguousarray(scales.transpose(0, 2, 1)).astype(np.float16)
+    packed[:, :, 256:288] = halves.view(np.uint8).reshape(count, k // GROUP, 32)
+    packed[:, :, 288:] = zeros.transpose(0, 2, 1)
+    return packed.ravel()

@@ -1,0 +1,201 @@
+/* Runs the functions of a plan on a team of threads. No global state: every model that is open has its own team.
+ *
+ * The caller is thread 0 of the team; the others wait for work, first spinning, since the next step of a search comes
+ * within microseconds, then asleep. A process that was forked has none of them: they are started anew.
+ */
+#include "runtime/runtime.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h" /* the enum of sizes, MAX_THREADS */
+
+#define EXPORT __attribute__((visibility("default")))
+enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64, OUT_OF_MEMORY = 1, NO_THREAD = 2 };
+
+struct Team {
+    int size, stopping;
+    const Run *run;
+    Function function;
+    pthread_t threads[MAX_THREADS];
+    pthread_mutex_t sleep;
+    pthread_cond_t wake;
+    _Alignas(ALIGNMENT) atomic_uint jobs;     /* grows by one for each job */
+    _Alignas(ALIGNMENT) atomic_uint sleeping; /* threads that have to be woken for it */
+    _Alignas(ALIGNMENT) atomic_uint arrived;  /* at the barrier */
+    _Alignas(ALIGNMENT) atomic_uint passed;   /* barriers so far */
+};
+
+typedef struct {
+    Team *team;
+    const Set *set;
+    const uint8_t *weights;
+    pthread_mutex_t lock; /* one run at a time */
+    pid_t process;
+    int threads;
+    uint8_t *arena, *scratch;
+    size_t arena_bytes, scratch_bytes;
+} Model;
+
+typedef struct {
+    Team *team;
+    int thread;
+} Member;
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void team_wait(Team *team) {
+    if (team->size == 1) return;
+    unsigned passed = atomic_load_explicit(&team->passed, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) == (unsigned)team->size - 1) {
+        atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&team->passed, passed + 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&team->passed, memory_order_acquire) == passed; spins++) {
+        if (spins < SPINS_FOR_OTHERS) relax();
+        else sched_yield(); /* another one has no core now: it may have ours */
+    }
+}
+
+/* Waits for a job after the one numbered `seen`. */
+static unsigned next_job(Team *team, unsigned seen) {
+    for (int spins = 0; spins < SPINS_FOR_WORK; spins++) {
+        unsigned job = atomic_load_explicit(&team->jobs, memory_order_acquire);
+        if (job != seen) return job;
+        relax();
+    }
+    pthread_mutex_lock(&team->sleep);
+    atomic_fetch_add(&team->sleeping, 1);
+    while (atomic_load(&team->jobs) == seen) pthread_cond_wait(&team->wake, &team->sleep);
+    atomic_fetch_sub(&team->sleeping, 1);
+    pthread_mutex_unlock(&team->sleep);
+    return atomic_load(&team->jobs);
+}
+
+static void *work(void *argument) {
+    Member member = *(Member *)argument;
+    free(argument);
+    for (unsigned seen = 0;;) {
+        seen = next_job(member.team, seen);
+        if (member.team->stopping) return NULL;
+        member.team->function(member.team->run, member.thread);
+        team_wait(member.team);
+    }
+}
+
+static void start_job(Team *team) {
+    atomic_fetch_add(&team->jobs, 1);
+    if (atomic_load(&team->sleeping)) {
+        pthread_mutex_lock(&team->sleep);
+        pthread_cond_broadcast(&team->wake);
+        pthread_mutex_unlock(&team->sleep);
+    }
+}
+
+static void team_stop(Team *team) {
+    team->stopping = 1;
+    start_job(team);
+    for (int i = 1; i < team->size; i++) pthread_join(team->threads[i], NULL);
+    free(team);
+}
+
+/* A team of so many threads, or of fewer if the system gives no more; NULL without memory. */
+static Team *team_start(int size) {
+    Team *team = aligned_alloc(ALIGNMENT, (sizeof(Team) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    if (!team) return NULL;
+    memset(team, 0, sizeof *team);
+    pthread_mutex_init(&team->sleep, NULL);
+    pthread_cond_init(&team->wake, NULL);
+    for (team->size = 1; team->size < size; team->size++) {
+        Member *member = malloc(sizeof *member);
+        if (!member) break;
+        *member = (Member){team, team->size};
+        if (pthread_create(&team->threads[team->size], NULL, work, member)) {
+            free(member);
+            break;
+        }
+    }
+    return team;
+}
+
+/* Makes room for `needed` bytes, without keeping what was there. */
+static int reserve(uint8_t **memory, size_t *bytes, size_t needed) {
+    if (needed <= *bytes) return 0;
+    free(*memory);
+    needed = (needed + needed / 4 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    *memory = aligned_alloc(ALIGNMENT, needed);
+    *bytes = *memory ? needed : 0;
+    return *memory ? 0 : OUT_OF_MEMORY;
+}
+
+static int prepare(Model *model, int function, const int32_t *sizes) {
+    if (!model->team) model->team = team_start(model->threads);
+    if (!model->team) return OUT_OF_MEMORY;
+    int keys = sizes[LONGEST] > sizes[POSITION] + 1 ? sizes[LONGEST] : sizes[POSITION] + 1;
+    size_t scratch = (model->set->scratch(keys) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return reserve(&model->scratch, &model->scratch_bytes, scratch * (size_t)model->team->size)
+        || reserve(&model->arena, &model->arena_bytes, minitx_arena[function] * (size_t)sizes[ROWS]);
+}
+
+/* The set called `name`, or the best that the processor has; NULL if there is none. */
+static const Set *choose(const char *name) {
+    for (const Set *set = minitx_sets; set->name; set++)
+        if (set->supported() && (!name || !strcmp(name, set->name))) return set;
+    return NULL;
+}
+
+EXPORT const char *minitx_set(const void *model) { return ((const Model *)model)->set->name; }
+
+/* A model over these weights, which must stay where they are; NULL without memory or without that set. */
+EXPORT void *minitx_open(const uint8_t *weights, int threads, const char *set) {
+    Model *model = calloc(1, sizeof *model);
+    if (!model) return NULL;
+    *model = (Model){.set = choose(set), .weights = weights, .process = getpid(), .threads = threads};
+    pthread_mutex_init(&model->lock, NULL);
+    if (model->set) return model;
+    free(model);
+    return NULL;
+}
+
+/* Runs a function of the plan; 0, or why it could not. Callers in several threads wait for each other. */
+EXPORT int minitx_run(void *opened, int function, void *const *buffers, const int32_t *sizes) {
+    Model *model = opened;
+    if (model->process != getpid()) { /* forked: neither the team nor who held the lock is here */
+        model->process = getpid();
+        model->team = NULL;
+        pthread_mutex_init(&model->lock, NULL);
+    }
+    pthread_mutex_lock(&model->lock);
+    int failed = prepare(model, function, sizes);
+    if (!failed) {
+        Team *team = model->team;
+        size_t stride = model->scratch_bytes / (size_t)team->size / ALIGNMENT * ALIGNMENT;
+        Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, team->size, team};
+        team->run = &run;
+        team->function = model->set->functions[function];
+        if (team->size > 1) start_job(team);
+        team->function(&run, 0);
+        team_wait(team);
+    }
+    pthread_mutex_unlock(&model->lock);
+    return failed;
+}
+
+EXPORT void minitx_close(void *opened) {
+    Model *model = opened;
+    if (model->team && model->process == getpid()) team_stop(model->team);
+    free(model->arena);
+    free(model->scratch);
+    free(model);
+}

@@ -1,0 +1,38 @@
+/* What the generated code of a plan and the runtime know of each other. */
+#ifndef MINITX_RUNTIME_H
+#define MINITX_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Team Team;
+
+/* One run of one function of the plan, the same for all threads of the team. */
+typedef struct {
+    const uint8_t *weights;
+    uint8_t *arena;          /* rows * the function's arena bytes */
+    uint8_t *scratch;        /* scratch_stride bytes for each thread */
+    size_t scratch_stride;
+    void *const *buffers;    /* the caller's: inputs, outputs and state, in the plan's order */
+    const int32_t *sizes;    /* ROWS, POSITION, ... of kernels.h */
+    int threads;
+    Team *team;
+} Run;
+
+/* Waits until every thread of the team is here; what they wrote before is seen by all of them after. */
+void team_wait(Team *team);
+
+typedef void (*Function)(const Run *run, int thread);
+
+/* The functions of a plan as compiled for one instruction set. */
+typedef struct {
+    const char *name;
+    int (*supported)(void);       /* by the processor that this runs on */
+    const Function *functions;
+    size_t (*scratch)(int keys);  /* bytes that a thread needs to attend to so many keys */
+} Set;
+
+extern const Set minitx_sets[];   /* best first; ends with a set without a name */
+extern const size_t minitx_arena[]; /* bytes for each row, by function */
+
+#endif

@@ -1,0 +1,1 @@
+"""What a Plan is rendered to; each target is one file."""

@@ -1,0 +1,165 @@
+"""The native engine: a `Plan` compiled for this machine, run by threads of its own, without tinygrad.
+
+The library, the packed weights and a description of both are an entry of `compiler.store`; this file opens one and
+runs it. Sentences are packed without padding, so that any batch and any length is one and the same code.
+
+Axes: B rows, S source, T target, K candidates, V vocabulary, C channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import Config
+from ..errors import DeviceError, InputError
+from ..paths import map_file
+
+LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"
+ENCODE, STEP = 0, 1  # the functions of the library, in the plan's order
+MAX_THREADS, TOP_MAX = 64, 80  # of kernels.h
+FAILURES = {1: "out of memory for {rows} rows; try a smaller --batch-size or --beam, or shorter lines"}
+Array = np.ndarray[Any, Any]
+Described = dict[str, dict[str, dict[str, Any]]]  # what the description holds of each function's buffers
+
+
+@dataclass
+class State:
+    """Hypotheses under way. Row r is of sentence sources[r]; at time t it used row slots[t, r] of the caches."""
+
+    starts: Array  # (sentences + 1,) int32: where the tokens of each begin
+    sources: Array  # (capacity,) int32
+    arrays: dict[str, Array]  # keys and values of the sources (S,C), caches (T,capacity,C), cells (capacity,C)
+    rows: int
+    length: int  # T at most
+    slots: Array  # (T,capacity) int32
+    position: int = 0
+    outputs: dict[str, Array] = field(default_factory=dict)
+    bound: Any = None  # the pointers of all of these for the library; None when one has changed
+
+
+class Library:
+    """The compiled functions over their weights. Closed when nobody holds it any more."""
+
+    def __init__(self, entry: Path, threads: int, instruction_set: str | None = None):
+        if not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
+        self._opened = None
+        self._weights: mmap.mmap = map_file(entry / WEIGHTS)
+        self._view = np.frombuffer(self._weights, np.uint8)
+        try:
+            self._library = ctypes.CDLL(str(entry / LIBRARY))
+        except OSError as e:
+            raise DeviceError(f"the compiled model cannot be loaded ({e}); clear it with: minitx cache --clear") from None
+        library = self._library
+        library.minitx_open.restype = library.minitx_close.restype = ctypes.c_void_p
+        library.minitx_open.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
+        library.minitx_run.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        library.minitx_close.argtypes = library.minitx_set.argtypes = [ctypes.c_void_p]
+        library.minitx_set.restype = ctypes.c_char_p
+        name = instruction_set.encode() if instruction_set else None
+        self._opened = library.minitx_open(self._view.ctypes.data, threads, name)
+        if not self._opened:
+            raise DeviceError(f"this processor has no instruction set {instruction_set or 'that the model was built for'}")
+        self.threads, self.instruction_set = threads, library.minitx_set(self._opened).decode()
+
+    def run(self, function: int, pointers: Any, sizes: Array) -> None:
+        """Runs a function of the plan; the interpreter's lock is released meanwhile."""
+        if failed := self._library.minitx_run(self._opened, function, pointers, sizes.ctypes.data):
+            raise MemoryError(FAILURES[failed].format(rows=sizes[0]))
+
+    def __del__(self) -> None:
+        if self._opened:
+            self._library.minitx_close(self._opened)
+
+
+class NativeEngine:
+    """Runs the model of an entry. Tokens in `suppress` were built into the library's weights."""
+
+    def __init__(self, config: Config, library: Library, functions: Described):
+        self.config, self._library = config, library
+        self._buffers = {name: list(buffers.items()) for name, buffers in functions.items()}
+
+    def _pointers(self, function: str, arrays: dict[str, Array]) -> Any:
+        """The addresses of a function's buffers, in the plan's order."""
+        names = [name for name, _ in self._buffers[function]]
+        return (ctypes.c_void_p * len(names))(*(arrays[name].ctypes.data for name in names))
+
+    def encode(self, tokens: Array, lengths: Array, length: int) -> State:
+        """The state before the first of at most `length` tokens: sources (B,S) int32, the rest behind lengths (B,)."""
+        lengths = np.asarray(lengths)
+        starts = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=starts[1:])
+        inside = np.arange(tokens.shape[1])[None] < lengths[:, None]  # (B,S)
+        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)[inside]
+        total = int(starts[-1])
+        arrays = {"tokens": tokens[inside].astype(np.int32), "positions": positions, "starts": starts}
+        made = {
+            name: np.empty((total, buffer["bytes"] // 4), np.float32)  # (S,C)
+            for name, buffer in self._buffers["encode"]
+            if buffer["role"] == "output"
+        }
+        if total:
+            sizes = np.array([total, 0, len(lengths), 1, 0, lengths.max()], np.int32)
+            self._library.run(ENCODE, self._pointers("encode", arrays | made), sizes)
+        rows = len(lengths)
+        state = State(starts, np.arange(rows, dtype=np.int32), made, rows, length, np.empty((length, 0), np.int32))
+        self._grow(state, rows)
+        return state
+
+    def _grow(self, state: State, capacity: int) -> None:
+        """Gives the caches of `state` that many rows, and keeps what they hold."""
+        old = state.slots.shape[1]
+        for name, buffer in self._buffers["step"]:
+            width, extent = buffer["bytes"] // 4, buffer["extent"]
+            if buffer["role"] != "state" or extent == "source":
+                continue
+            shape = (state.length, capacity, width) if extent == "cache" else (capacity, width)
+            array = np.empty(shape, np.float32) if extent == "cache" else np.zeros(shape, np.float32)
+            if name in state.arrays:
+                kept = state.arrays[name]
+                used = (slice(state.position), slice(old)) if extent == "cache" else (slice(old),)
+                array[used] = kept[used]
+            state.arrays[name] = array
+        slots = np.tile(np.arange(capacity, dtype=np.int32), (state.length, 1))  # (T,capacity)
+        slots[:, :old] = state.slots
+        sources = np.zeros(capacity, np.int32)
+        sources[: len(state.sources)] = state.sources
+        state.slots, state.sources, state.bound = slots, sources, None
+
+    def step(self, state: State, tokens: Array, k: int) -> tuple[Array, Array]:
+        """Feeds tokens (B,) and gives the k likeliest next ones: ids (B,K), log-probabilities (B,K), best first."""
+        k = min(k, self.config.target_vocab, TOP_MAX)
+        capacity, rows = state.slots.shape[1], state.rows
+        if state.bound is None or state.outputs["ids"].size < rows * k:
+            state.outputs = {"tokens": np.zeros(capacity, np.int32), "sizes": np.zeros(6, np.int32)}
+            state.outputs["ids"] = np.zeros(capacity * k, np.int32)
+            state.outputs["scores"] = np.zeros(capacity * k, np.float32)
+            lines = {"sources": state.sources, "starts": state.starts, "slots": state.slots}
+            state.bound = self._pointers("step", state.arrays | lines | state.outputs)
+        made = state.outputs
+        made["tokens"][:rows] = tokens
+        longest = int(np.diff(state.starts).max(initial=0))
+        made["sizes"][:] = rows, state.position, len(state.starts) - 1, k, capacity, longest
+        self._library.run(STEP, state.bound, made["sizes"])
+        state.position += 1
+        size = rows * k
+        return made["ids"][:size].reshape(rows, k).copy(), made["scores"][:size].reshape(rows, k).copy()
+
+    def reorder(self, state: State, rows: Array) -> State:
+        """The state, itself changed, whose row i is the old row rows[i]. Caches stay in place: `slots` points there."""
+        count = len(rows)
+        if count > state.slots.shape[1]:
+            self._grow(state, count)
+        state.sources[:count] = state.sources[rows]
+        state.slots[: state.position, :count] = state.slots[: state.position, rows]
+        for name, buffer in self._buffers["step"]:
+            if buffer["role"] == "state" and buffer["extent"] == "rows":
+                state.arrays[name][:count] = state.arrays[name][rows]
+        state.rows = count
+        return state
