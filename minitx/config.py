@@ -146,11 +146,14 @@ class Config(Record):
     output_bias: bool = False
     mixer: str = "attention"  # how a decoder position sees the ones before it
     quantization: str = "none"  # how matrices are stored
+    keep: tuple[str, ...] = ()  # rules PREFIX=ROW for matrices that are stored otherwise
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.d_model % self.heads:
             raise ConfigError(f"config: heads must divide d_model, but {self.heads} does not divide {self.d_model}")
+        for rule in self.keep:
+            importlib.import_module(f"{__package__}.nn.matrix").check_rule(rule)
         choice("tying", self.tying).check(self)
         choice("positions", self.positions).check(self)
 

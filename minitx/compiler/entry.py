@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..weights.checkpoint import Checkpoint, metadata
-from ..weights.quant import scheme
+from ..nn.matrix import scheme
 from . import weights
 from .build import Unit, build, instruction_sets
 from .packing import padded

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tinygrad import Tensor
 
 from ..errors import ConfigError
+from .matrix import Matrix
 from .ops import Linear, linear
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ class Embedding:
     """A row of the matrix for each token; token -1 is no token and gives the zero vector."""
 
     def __init__(self, size: int, config: Config, device: str):
-        self.weight = Tensor.empty(size, config.d_model, device=device)
+        self.weight: Tensor | Matrix = Tensor.empty(size, config.d_model, device=device)
         self._scale = config.d_model**0.5 if config.embedding_scale else 1.0
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens (B,T) to vectors (B,T,C)."""
-        rows = self.weight[tokens.maximum(0)]  # (B,T,C)
+        index = tokens.maximum(0)
+        rows = self.weight.rows(index) if isinstance(self.weight, Matrix) else self.weight[index]  # (B,T,C)
         return (tokens >= 0).unsqueeze(-1).where(rows * self._scale, 0.0)  # (B,T,C)
 
 

@@ -5,12 +5,16 @@ Axes: B batch, T target, S source, C channels, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 from tinygrad import Device, Tensor, dtypes
 
-DTYPES = {"float32": dtypes.float32, "int32": dtypes.int32}
+from .matrix import Matrix
+
+DTYPES = {name: getattr(dtypes, name) for name in ("float32", "int32", "float16", "uint16", "int8", "uint8")}
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -18,7 +22,7 @@ class Linear:
     """y = x W^T + b, with W (out, in) as PyTorch keeps it: rows of W are read one after another."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, device: str = "CPU"):
-        self.weight = Tensor.empty(outputs, inputs, device=device)
+        self.weight: Tensor | Matrix = Tensor.empty(outputs, inputs, device=device)
         self.bias = Tensor.empty(outputs, device=device) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -26,7 +30,7 @@ class Linear:
 
 
 def upload(values: np.ndarray, device: str) -> Tensor:
-    """float32 or int32 values on a device, by a plain copy: nothing is scheduled for it."""
+    """Values of a type in DTYPES on a device, by a plain copy: nothing is scheduled for it."""
     tensor = Tensor.empty(*values.shape, dtype=DTYPES[values.dtype.name], device=device)
     buffer = tensor.uop.base.buffer.ensure_allocated()
     buffer.allocator._copyin(buffer._buf, np.array(values, order="C").data.cast("B"))  # OpenCL: writable only
@@ -34,9 +38,9 @@ def upload(values: np.ndarray, device: str) -> Tensor:
     return tensor
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor | Matrix, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (out, in) transposed, plus bias (out,): (..., out)."""
-    y = x @ weight.transpose()  # (..., out)
+    y = weight.product(x) if isinstance(weight, Matrix) else x @ weight.transpose()  # (..., out)
     return y if bias is None else y + bias
 
 
@@ -59,6 +63,16 @@ def padding_mask(lengths: np.ndarray, size: int) -> np.ndarray:
     return np.where(hidden, -np.inf, 0).astype(np.float32)[:, None, None, :]  # (B, 1, 1, S)
 
 
+def store_by(module: object, row: Callable[[str, tuple[int, ...]], str], device: str) -> None:
+    """Puts a `Matrix` in the place of every weight (out, in) that `row`, by name and shape, stores otherwise."""
+    for name, tensor in parameters(module).items():
+        shape = tuple(int(n) for n in tensor.shape)
+        if len(shape) == 2 and (chosen := row(name, shape)) != "none":
+            *path, last = name.split(".")
+            owner = functools.reduce(lambda o, key: o[int(key)] if key.isdigit() else getattr(o, key), path, cast(Any, module))
+            setattr(owner, last, Matrix(chosen, shape, device))
+
+
 def parameters(module: object, prefix: str = "") -> dict[str, Tensor]:
     """Every weight under `module` by its dotted name, a shared one once, under its first name.
 
@@ -75,7 +89,10 @@ def parameters(module: object, prefix: str = "") -> dict[str, Tensor]:
             found[name] = value
             return
         items: Mapping[str, object] = {}
-        if isinstance(value, list):
+        if isinstance(value, Matrix):
+            seen.add(id(value))
+            found.update({name + end: part for end, part in value.parts.items()})
+        elif isinstance(value, list):
             items = {str(i): v for i, v in enumerate(value)}
         elif hasattr(value, "__dict__"):
             seen.add(id(value))

@@ -18,14 +18,18 @@ from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
 from .encoder import Encoder
-from .ops import parameters, upload
+from .matrix import scheme
+from .ops import parameters, store_by, upload
 
 if TYPE_CHECKING:
     from tinygrad import UOp
 
 
 class Transformer:
-    """The model of `config` on a tinygrad device. `seed` draws its first weights; None leaves them unset."""
+    """The model of `config` on a tinygrad device. `seed` draws its first weights; None leaves them unset.
+
+    Weights are drawn as float32: raises `ConfigError` for a seed and a config that is quantized.
+    """
 
     def __init__(self, config: Config, device: str = "CPU", seed: int | None = 0):
         tying = choice("tying", config.tying)
@@ -36,7 +40,10 @@ class Transformer:
         self.encoder = Encoder(config, device)
         self.decoder = Decoder(config, device)
         self.output = Output(config, self.target, tying.output_is_target, device)
+        store_by(self, lambda name, shape: scheme(name, shape, config), device)
         if seed is not None:
+            if config.quantization != "none" or config.keep:
+                raise ConfigError(f"a model is quantized when it has weights, so not with quantization {config.quantization!r}")
             self.load(initial_weights(self, seed))
 
     def parameters(self) -> dict[str, Tensor]:

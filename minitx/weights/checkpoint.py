@@ -12,22 +12,29 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..config import Config, Generation, choice
+from ..config import Config, Generation
 from ..errors import Error, FileError, differences, several
 from ..paths import map_file, writing
 from ..text import tokenizer as tokenizers
 from ..text.tokenizer import Tokenizer
-from .shapes import expected
+from .shapes import stored
 
 FORMAT = "1"
 ALIGNMENT = 64  # bytes, of the data of every tensor whose size allows it
 HEADER_CAP = 100_000_000  # bytes; the limit of the safetensors library
-DTYPES = {"F32": np.dtype("<f4")}
+DTYPES = {  # bfloat16, which numpy does not have, by its bits
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
 KEYS = ("minitx", "config", "generation", "tokenizer", "quantization", "provenance")
 Path_ = str | os.PathLike[str]
 Array = np.ndarray[Any, Any]
@@ -41,8 +48,10 @@ class Checkpoint:
     generation: Generation
     source: Tokenizer
     target: Tokenizer  # the same object as `source` where one vocabulary serves both
-    weights: dict[str, Array]  # read-only, memory-mapped where the file allows
+    weights: Mapping[str, Array]  # read-only, memory-mapped where the file allows
     provenance: dict[str, Any]  # family, where it came from, licence, SHA-256 of the files
+    # Where matrices were int8 before they were read as float32: what every weight of one is a multiple of.
+    steps: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ def damaged(path: Path_, problem: str) -> FileError:
 def check(checkpoint: Checkpoint, where: Path_) -> None:
     """Raises `FileError` unless weights, tokenizers and generation fit the config, names and shapes both ways."""
     config, weights = checkpoint.config, checkpoint.weights
-    shapes, matrix = expected(config), DTYPES[choice("quantization", config.quantization)]
+    kinds = stored(config)
+    shapes = {name: shape for name, (shape, _) in kinds.items()}
     problems = differences("weights", shapes, {name: w.shape for name, w in weights.items()})
-    both = [(name, weights[name], shape) for name, shape in shapes.items() if name in weights]
-    if odd := [f"{name} is {w.dtype}" for name, w, s in both if w.dtype != (matrix if len(s) == 2 else DTYPES["F32"])]:
+    both = [(name, weights[name], kind) for name, (_, kind) in kinds.items() if name in weights]
+    if odd := [f"{name} is {w.dtype}, not {kind}" for name, w, kind in both if w.dtype != kind]:
         problems.append(f"wrong types: {several(odd)}")
     sides = ("source", checkpoint.source, config.source_vocab), ("target", checkpoint.target, config.target_vocab)
     for side, tokenizer, size in sides:

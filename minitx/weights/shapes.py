@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-from ..nn.transformer import Transformer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +16,18 @@ Shapes = dict[str, tuple[int, ...]]
 
 def expected(config: Config) -> Shapes:
     """Name and shape of every weight of a model of this architecture, from the model itself, without memory for it."""
+    plain = dataclasses.replace(config, quantization="none", keep=())
+    return {name: shape for name, (shape, _) in stored(plain).items()}
+
+
+def stored(config: Config) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name, shape and numpy type of every tensor that is stored of it, quantized as the config says."""
+    from ..nn.ops import DTYPES
+    from ..nn.transformer import Transformer
+
     weights = Transformer(config, "NULL", seed=None).parameters()
-    return {name: tuple(int(n) for n in weight.shape) for name, weight in weights.items()}
+    numpy_types = {dtype: name for name, dtype in DTYPES.items()}
+    return {name: (tuple(int(n) for n in w.shape), numpy_types[w.dtype]) for name, w in weights.items()}
 
 
 # What a name begins with, and the part of the model that it belongs to.
