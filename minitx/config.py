@@ -112,7 +112,9 @@ class Record:
         return record
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        """The fields as JSON has them: a tuple is a list."""
+        fields: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -146,14 +148,14 @@ class Config(Record):
     output_bias: bool = False
     mixer: str = "attention"  # how a decoder position sees the ones before it
     quantization: str = "none"  # how matrices are stored
-    keep: tuple[str, ...] = ()  # rules PREFIX=ROW for matrices that are stored otherwise
+    keep: tuple[str, ...] = ()  # rules PART=ROW for matrices that are stored otherwise; the first that fits counts
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.d_model % self.heads:
             raise ConfigError(f"config: heads must divide d_model, but {self.heads} does not divide {self.d_model}")
         for rule in self.keep:
-            importlib.import_module(f"{__package__}.nn.matrix").check_rule(rule)
+            importlib.import_module(f"{__package__}.weights.quant").check_rule(rule)
         choice("tying", self.tying).check(self)
         choice("positions", self.positions).check(self)
 

@@ -38,7 +38,9 @@ class Request:
     device: str
     threads: int | None
     quantize: str | None
+    keep: tuple[str, ...]
     notice: Callable[[str], object]
+    warn: Callable[[str], object]
 
 
 Opened = tuple[Checkpoint, Engine]
@@ -50,11 +52,8 @@ def jit_engine(request: Request) -> Opened:
     from .engines.jit import JitEngine
     from .nn.transformer import Transformer
     from .weights.names import open_model
-    from .weights.quant import quantized
 
-    checkpoint = open_model(request.name)
-    if request.quantize:
-        checkpoint = quantized(checkpoint, request.quantize)
+    checkpoint = open_model(request.name, request.quantize, request.keep)
     model = Transformer(checkpoint.config, ensure(request.device), seed=None).load(checkpoint.weights)
     return checkpoint, JitEngine(model, checkpoint.generation.suppress, request.notice)
 
@@ -65,7 +64,8 @@ def native_engine(request: Request) -> Opened:
 
     if request.device.upper() != "CPU":
         raise DeviceError(f"the native engine runs on CPU, not on {request.device}; leave out engine, or choose jit")
-    return open_native(request.name, request.threads, request.quantize, request.notice)
+    r = request
+    return open_native(r.name, r.threads, r.quantize, r.keep, r.notice, r.warn)
 
 
 ENGINES: dict[str, Callable[[Request], Opened]] = {"native": native_engine, "jit": jit_engine}
@@ -78,6 +78,7 @@ def load(
     engine: str | None = None,
     threads: int | None = None,
     quantize: str | None = None,
+    keep: Sequence[str] = (),
     notice: Callable[[str], object] = lambda message: None,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Model:
@@ -85,17 +86,18 @@ def load(
 
     `device` is a backend of `minitx devices`, `engine` one of `ENGINES`: by default the native one on a CPU, and where
     that cannot be had the tinygrad engine, after `warn` was told why. `threads` are the native engine's, by default all
-    cores; `quantize` is a row of `weights.quant.QUANTIZATIONS`, by default as the model is stored. `notice` is told
-    what takes long. Raises an `Error` that says in one line what is wrong: `FileError` for the model, `DeviceError` for
-    the backend, `InputError` for an option.
+    cores. `quantize` is a row of `weights.quant.QUANTIZATIONS`, by default as the model is stored; `keep` holds rules
+    PART=ROW for matrices that are stored otherwise. `notice` is told what takes long. Raises an `Error` that says in
+    one line what is wrong: `FileError` for the model, `DeviceError` for the backend, `InputError` for an option.
     """
-    request = Request(name, device, threads, quantize, notice)
+    request = Request(name, device, threads, quantize, tuple(keep), notice, warn)
     if engine is None and device.upper() == "CPU":
         try:
-            return Model(*native_engine(request))
+            return Model(*native_engine(request), native_engine, request)
         except DeviceError as e:
             warn(f"the native engine is not used: {e}")
-    return Model(*pick(ENGINES, engine or "jit", "engine")(request))
+    opener = pick(ENGINES, engine or "jit", "engine")
+    return Model(*opener(request), opener, request)
 
 
 class Model:
@@ -105,8 +107,14 @@ class Model:
     `n_best`, `min_length`, `max_length`, `batch_size` and `progress` are those of `generation.search.generate`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine):
-        self.checkpoint, self.engine = checkpoint, engine
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        opener: Callable[[Request], Opened] | None = None,
+        request: Request | None = None,
+    ):
+        self.checkpoint, self.engine, self._opener, self._request = checkpoint, engine, opener, request
         self.config, self.generation = checkpoint.config, checkpoint.generation
 
     @overload
@@ -200,6 +208,17 @@ class Model:
                     yield whole[len(shown) :]
                     shown = whole
             yield whole[len(shown) :] + after
+
+    def quantize(self, quantization: str, keep: Sequence[str] = ()) -> Model:
+        """The same model with its matrices stored by a row of QUANTIZATIONS, or by another as rules PREFIX=ROW say.
+
+        It is opened anew, on an engine like this one's. Raises `ConfigError` for a model that is quantized otherwise,
+        and `InputError` for one that did not come from `load`.
+        """
+        if self._opener is None or self._request is None:
+            raise InputError("this model was not loaded; quantize its checkpoint with minitx.weights.quant.quantized")
+        request = dataclasses.replace(self._request, quantize=quantization, keep=tuple(keep))
+        return Model(*self._opener(request), self._opener, request)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole model, tokenizers and defaults included, to one `.safetensors` file."""

@@ -1,7 +1,8 @@
 """Which C compiler is used, and what tinygrad reads from the environment: decided here for everything.
 
 The compiler is `$CC` if the user set it, else `clang` on the path, else the one in the package `ziglang`, through
-a small script that minitx writes itself, since zig names targets and processors differently from clang.
+a small script that minitx writes itself, since zig names targets and processors differently from clang. The native
+engine (`find_native`) calls zig itself, and takes gcc as well, which tinygrad cannot use.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,31 +66,44 @@ INSTALL = "pip install ziglang, or install clang"
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler: where it comes from (`CC`, `clang` or `ziglang`) and the program to run."""
+    """A C compiler: where it comes from (`CC`, `clang`, `ziglang`, `zig` or `gcc`) and the program to run."""
 
     kind: str
     path: str
+
+    @property
+    def command(self) -> list[str]:
+        """What a call of it begins with. (`ziglang` is minitx's script, `zig` the program.)"""
+        return [self.path, "cc"] if self.kind == "zig" else [self.path]
 
     @functools.cached_property
     def version(self) -> str:
         """The first line of `--version`, or nothing if it does not tell."""
         with suppress(OSError, subprocess.TimeoutExpired):
-            code, out, _ = run_limited([self.path, "--version"], 10)
+            code, out, _ = run_limited([*self.command, "--version"], 10)
             return out.decode(errors="replace").partition("\n")[0].strip() if code == 0 else ""
         return ""
 
 
+Processes = set[subprocess.Popen[bytes]]
+
+
 def run_limited(
-    argv: list[str], seconds: float, stdin: bytes = b"", env: dict[str, str] | None = None
+    argv: list[str],
+    seconds: float,
+    stdin: bytes = b"",
+    env: dict[str, str] | None = None,
+    running: Processes | None = None,
 ) -> tuple[int, bytes, bytes]:
     """Exit status, standard output and standard error of a command that gets `seconds` to run.
 
     Raises `subprocess.TimeoutExpired` after it, with the command and all that it had started stopped, and `OSError`
-    for a command that cannot be started.
+    for a command that cannot be started. While it runs it is in `running`, for `stop_all`.
     """
     pipe = subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True)
-    _running.add(process)
+    running = _running if running is None else running
+    running.add(process)
     try:
         out, err = process.communicate(stdin, seconds)
     except BaseException:
@@ -96,11 +111,11 @@ def run_limited(
         process.wait()
         raise
     finally:
-        _running.discard(process)
+        running.discard(process)
     return process.returncode, out, err
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: Processes = set()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -108,9 +123,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
 
-def stop_all() -> None:
-    """Ends what `run_limited` has running in other threads, which Ctrl-C does not reach."""
-    for process in list(_running):
+def stop_all(running: Processes | None = None) -> None:
+    """Ends what `run_limited` has running in other threads, which Ctrl-C does not reach; by default all of it."""
+    for process in list(_running if running is None else running):
         _stop(process)
 
 
@@ -124,6 +139,16 @@ def find() -> Compiler | None:
         return Compiler("clang", clang)
     zig = _zig()
     return Compiler("ziglang", str(_write_wrapper(zig))) if zig else None
+
+
+def find_native() -> Compiler | None:
+    """The compiler of the native engine: `$CC`, clang, zig or gcc, the first that is there. Nothing is run for it."""
+    named = os.environ.get("CC", "")
+    clang, zig, gcc = shutil.which("clang"), _zig() or shutil.which("zig"), shutil.which("gcc") or shutil.which("cc")
+    if named and not _ours(named) and (clang is None or named not in ("clang", clang)):
+        return Compiler("CC", named)
+    found = {"clang": clang, "zig": zig, "gcc": gcc}
+    return next((Compiler(kind, path) for kind, path in found.items() if path), None)
 
 
 def require() -> Compiler:
@@ -170,13 +195,32 @@ def prepare() -> None:
 
 def fingerprint() -> str:
     """Names this processor and the compiler: machine code that was made under one name runs under the same name."""
-    parts = [sys.platform, platform.machine(), _processor()]
+    return _hash([sys.platform, platform.machine(), _processor(), *_identity(find)])
+
+
+def native_fingerprint() -> str:
+    """The same for the native engine, whose libraries run on every processor of one kind with the same libc."""
+    return _hash([sys.platform, platform.machine(), *_libc(), *_identity(find_native)])
+
+
+def _hash(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _identity(find: Callable[[], Compiler | None]) -> list[str]:
+    """What changes when the compiler is another one, or nothing if there is none. It is not run."""
     with suppress(DeviceError, OSError):
         if compiler := find():
             path = shutil.which(compiler.path) or compiler.path
             real = Path(_zig() or path if compiler.kind == "ziglang" else path).resolve()
-            parts += [path, str(real), str(real.stat().st_size), str(real.stat().st_mtime_ns)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+            return [path, str(real), str(real.stat().st_size), str(real.stat().st_mtime_ns)]
+    return []
+
+
+def _libc() -> list[str]:
+    with suppress(AttributeError, ValueError, OSError):  # only glibc tells
+        return [os.confstr("CS_GNU_LIBC_VERSION") or ""]
+    return []
 
 
 def cores() -> int:

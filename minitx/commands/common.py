@@ -29,12 +29,17 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
+def quantize_argument(parser: argparse.ArgumentParser) -> None:
+    rows = "int8, int8w, int4, f16, bf16 or none"
+    parser.add_argument("--quantize", metavar="Q", help=f"how matrices are stored: {rows} (default: as they are)")
+
+
 def search_arguments(parser: argparse.ArgumentParser) -> None:
     """How a model is run and searched; `load` and `search_options` read them back."""
     parser.add_argument("--device", default="CPU", help="a backend of `minitx devices` (default: CPU)")
     parser.add_argument("--engine", choices=["native", "jit"], help="what runs the model (default: native on a CPU)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the native engine (default: all cores)")
-    parser.add_argument("--quantize", metavar="Q", help="how matrices are stored: int8, int8w, int4, f16, bf16 or none")
+    quantize_argument(parser)
     parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at a time (default: the model's)")
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest translation of a sentence, in tokens")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at once (default: 32)")

@@ -21,11 +21,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..engines.devices import report
+    from ..engines.ready import standing
 
     status = common.Status()
     status("testing each backend in a process of its own ...")
     rows = [dict(zip(("device", "status", "note"), row, strict=True)) for row in report()]
     status("")
+    engine, reason = standing()
+    rows.append({"device": "engine on CPU", "status": engine, "note": reason})
     if args.json:
         common.print_json(rows)
     else:

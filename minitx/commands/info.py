@@ -22,9 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..engines.ready import standing
     from ..weights.names import open_model
 
     facts = describe(open_model(args.model))
+    facts["engine"] = dict(zip(("name", "reason"), standing(args.model), strict=True))
     if args.json:
         common.print_json(facts)
         return

@@ -8,17 +8,17 @@ that its caller gives, in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..weights.checkpoint import Checkpoint, metadata
-from ..nn.matrix import scheme
 from . import weights
-from .build import Unit, build, instruction_sets
+from .build import InstructionSet, Unit, build, instruction_sets
 from .packing import padded
+from .sealed import Files
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -28,13 +28,12 @@ LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"
 Notice = Callable[[str], object]
 
 
-def files(checkpoint: Checkpoint, notice: Notice = lambda message: None) -> dict[str, bytes | Callable[[IO[bytes]], None]]:
+def files(checkpoint: Checkpoint, notice: Notice = lambda message: None) -> Files:
     """The files of an entry, by name; raises `DeviceError` where the compiler fails."""
-    from .plan import plan
+    from .plan import of_checkpoint
 
     notice("planning the model ...")
-    config = checkpoint.config
-    planned = plan(config, lambda name, shape: scheme(name, shape, config))
+    planned = of_checkpoint(checkpoint)
     return {
         LIBRARY: library(planned, notice),
         DESCRIPTION: json.dumps(describe(planned, checkpoint), ensure_ascii=False).encode(),
@@ -42,15 +41,19 @@ def files(checkpoint: Checkpoint, notice: Notice = lambda message: None) -> dict
     }
 
 
-def library(plan: Plan, notice: Notice = lambda message: None) -> bytes:
-    """The shared library of a plan, with its code for every instruction set of this kind of machine."""
+def library(plan: Plan, notice: Notice = lambda message: None, sets: Sequence[InstructionSet] = ()) -> bytes:
+    """The shared library of a plan, for these instruction sets: by default all of this kind of machine."""
+    return build(units(plan, sets), HERE, notice)
+
+
+def units(plan: Plan, sets: Sequence[InstructionSet] = ()) -> list[Unit]:
+    """The translation units of that library."""
     from .targets import c
 
-    text, rows = c.functions(plan), instruction_sets()
-    units = [Unit(row.name, f"#define SET(name) name##_{row.name}\n{text}", row.flags) for row in rows]
-    units.append(Unit("sets", c.sets(plan, {row.name: row.supported for row in rows}), ()))
-    units.append(Unit("runtime", (HERE / "runtime" / "runtime.c").read_text(encoding="utf-8"), ()))
-    return build(units, HERE, notice)
+    text, rows = c.functions(plan), sets or instruction_sets()
+    made = [Unit(row.name, f"#define SET(name) name##_{row.name}\n{text}", row.flags) for row in rows]
+    made.append(Unit("sets", c.sets(plan, {row.name: row.supported for row in rows}), ()))
+    return [*made, Unit("runtime", (HERE / "runtime" / "runtime.c").read_text(encoding="utf-8"), ())]
 
 
 def write_weights(plan: Plan, checkpoint: Checkpoint, file: IO[bytes]) -> None:
@@ -65,13 +68,17 @@ def write_weights(plan: Plan, checkpoint: Checkpoint, file: IO[bytes]) -> None:
 
 def describe(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
     """All that a start needs to know, as JSON."""
+    return {**metadata(checkpoint), "functions": interfaces(plan)}
+
+
+def interfaces(plan: Plan) -> dict[str, dict[str, dict[str, Any]]]:
+    """The buffers that the caller of each function gives, by name, in order."""
     from .targets.c import externals
 
-    functions = {
+    return {
         f.name: {
             b.name: {"role": b.role, "bytes": b.bytes, "extent": b.extent}
             for b in (f.buffers[i] for i in externals(f.buffers))
         }
         for f in plan.functions
     }
-    return {**metadata(checkpoint), "functions": functions}

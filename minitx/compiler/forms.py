@@ -107,7 +107,8 @@ class Graph:
                 ),
             )
 
-        return Tensor.custom_kernel(*buffers, fxn=program)[: len(outputs)]
+        written: list[Tensor] = Tensor.custom_kernel(*buffers, fxn=program)[: len(outputs)]
+        return written
 
     def quantized(self, x: Tensor) -> Tensor:
         """The rows of x as int8 with a scale each, made once for all that take them."""
@@ -145,17 +146,13 @@ class Graph:
         return view
 
     def embed(self, tokens: Tensor, weight: Weight, scale: float, table: Weight | None = None) -> Tensor:
+        """Rows of a matrix, times a factor, plus those of a table at the positions, which are given or the step's."""
         y, w = self.buffer(weight.columns), self.weight(weight)
-        inputs, places, rows = [tokens, w], self.positions, NULL
-        if table:
-            inputs.append(self.weight(table))
-            rows = self.weight(table)
-        if places is not None and table:
-            inputs.append(places)
-        arguments = (y, tokens, places if places is not None and table else NULL, w, rows)
-        sizes = (SIZES, weight.columns, weight.rows, scale)
-        made = self.call(f"embed_{kernel_name(weight)}", [y], inputs, *arguments, *sizes)
-        view = self.take(made[0])
+        rows = [self.weight(table)] if table else []
+        places = [self.positions] if table and self.positions is not None else []
+        arguments = (y, tokens, *(places or [NULL]), w, *(rows or [NULL]), SIZES, weight.columns, weight.rows, scale)
+        (y,) = self.call(f"embed_{kernel_name(weight)}", [y], [tokens, w, *rows, *places], *arguments)
+        view = self.take(y)
         self._embedded[view.uop] = (tokens, weight, scale)
         return view
 
@@ -185,27 +182,33 @@ class Packed:
         self.graph, self.starts = graph, starts
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        return attend(self.graph, "attend_encoder", query, [key, value, self.starts], heads)
+        return attend(self.graph, "attend_encoder", query, [key, value, self.starts], heads)[0]
 
 
 class Sources:
     """Stands where the decoder's mask does: row i looks at sentence sources[i] of the packed keys and values."""
 
-    def __init__(self, graph: Graph, sources: Tensor, starts: Tensor, slots: Tensor):
-        self.graph, self.sources, self.starts, self.slots = graph, sources, starts, slots
+    def __init__(self, graph: Graph, sources: Tensor, starts: Tensor):
+        self.graph, self.sources, self.starts = graph, sources, starts
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        return attend(self.graph, "attend_cross", query, [key, value, self.sources, self.starts], heads)
+        return attend(self.graph, "attend_cross", query, [key, value, self.sources, self.starts], heads)[0]
 
 
-def attend(graph: Graph, kernel: str, query: Tensor, others: list[Tensor], heads: int, kept: tuple[Tensor, ...] = ()):
+def attend(
+    graph: Graph, kernel: str, query: Tensor, others: list[Tensor], heads: int, kept: tuple[Tensor, ...] = ()
+) -> list[Tensor]:
+    """Enters a kernel of attention over rows: keys, values, and tables of integers are `others`; `kept` is written.
+
+    Arguments are in the kernel's order: query, key, value, what is kept, the tables. Gives the result, and `kept`
+    after it.
+    """
     width = int(query.shape[-1])
     whole = [graph.whole(t) if t.dtype == dtypes.float32 and len(t.shape) == 3 else t for t in (query, *others)]
     y = graph.buffer(width)
-    # arguments in the kernel's order: query, key, value, the cache if there is one, then tables of integers
     arguments = (*whole[:3], *kept, *whole[3:], SIZES, heads, width // heads, SCRATCH)
-    made = graph.call(kernel, [y, *kept], whole, y, *arguments)
-    return graph.take(made[0]) if not kept else (graph.take(made[0]), *made[1:])
+    made, *after = graph.call(kernel, [y, *kept], whole, y, *arguments)
+    return [graph.take(made), *after]
 
 
 class NativeLinear:
@@ -264,9 +267,7 @@ class NativeAttention:
         names, slots = (f"{layer}.self.k", f"{layer}.self.v"), cache["slots"]
         key, value = self.keys_values(x)
         kept = tuple(cache[name] for name in names)
-        y, *after = attend(
-            self._graph, "attend_step", self._module.query(x), [key, value, slots], self.heads, kept
-        )
+        y, *after = attend(self._graph, "attend_step", self._module.query(x), [key, value, slots], self.heads, kept)
         cache |= dict(zip(names, after, strict=True))
         return self._module.output(y)
 
@@ -291,7 +292,8 @@ class NativePositions:
     def add(self, x: Tensor, position: Any = 0) -> Tensor:
         found = self._graph.embedded(x)
         assert found is not None, "positions are added to an embedding"
-        return self._graph.embed(*found, table=self._table)
+        tokens, weight, scale = found
+        return self._graph.embed(tokens, weight, scale, self._table)
 
 
 class NativeOutput:
@@ -344,5 +346,5 @@ def swap(model: Transformer, graph: Graph) -> Transformer:
     for stack in ("source", "target", "encoder", "decoder"):
         setattr(model, stack, visit(getattr(model, stack), stack))
     if type(model._positions) in (Sinusoidal, *Sinusoidal.__subclasses__()):
-        model._positions = NativePositions(graph, model)  # type: ignore[assignment]
+        model._positions = NativePositions(graph, model)
     return model

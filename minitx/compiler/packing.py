@@ -39,8 +39,8 @@ def panels(w: Array, multiple: int = 1) -> Array:
 
 
 def pack_float(w: Array) -> Array:
-    """float32, float16 or bfloat16 (as uint16) to [P][K][16]."""
-    return np.ascontiguousarray(panels(w).transpose(0, 2, 1)).ravel()
+    """float32, float16 or bfloat16 (as uint16) to [P][K][16], as bytes."""
+    return np.ascontiguousarray(panels(w).transpose(0, 2, 1)).ravel().view(np.uint8)
 
 
 def pack_int8(q: Array, scale: Array) -> Array:

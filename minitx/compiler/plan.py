@@ -3,10 +3,10 @@
 Each function of the model (`encode`, `step`) is scheduled by tinygrad once, on its device NULL, for any number of
 rows: nothing runs, no weight is read and no compiler is needed. Axes: C channels.
 
-| function | rows are                         | given                                       | gives                         |
-|----------|----------------------------------|---------------------------------------------|-------------------------------|
-| encode   | tokens of all sentences, packed  | tokens, positions, starts of the sentences  | keys and values of each layer |
-| step     | hypotheses, one token each       | tokens, sources, starts, slots, the state   | ids and scores, the state     |
+| function | rows are                        | given                                      | gives                    |
+|----------|---------------------------------|--------------------------------------------|--------------------------|
+| encode   | tokens of all sentences, packed | tokens, positions, starts of the sentences | keys, values by layer    |
+| step     | hypotheses, one token each      | tokens, sources, starts, slots, the state  | ids, scores, the state   |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.codegen import to_program
@@ -24,10 +24,14 @@ from tinygrad.uop.ops import Ops
 
 from ..config import Config
 from ..nn.transformer import Transformer
+from ..weights.quant import scheme
 from .forms import MAX_ROWS, Graph, Packed, Sources, swap
-from .render import kernels, renderer
 from .packing import padded
+from .render import kernels, renderer
 from .weights import PLAIN, Weight
+
+if TYPE_CHECKING:
+    from ..weights.checkpoint import Checkpoint
 
 ALIGNMENT = 64  # bytes, of everything in memory
 
@@ -36,13 +40,14 @@ ALIGNMENT = 64  # bytes, of everything in memory
 class Buffer:
     """A piece of memory that calls read and write.
 
-    | role   | where it is, and how large                                                                     |
-    |--------|------------------------------------------------------------------------------------------------|
-    | weight | at `offset` of the weights                                                                     |
-    | arena  | at rows * `offset` of the arena, rows * `bytes` large                                          |
-    | input, output | the caller's: rows * `bytes`, or as many integers as `Buffer.name` has                  |
-    | state  | the caller's, kept from step to step: `bytes` for each row, for each source token or, of a cache, for each |
-    |        | row and each token, as `extent` says                                                           |
+    | role   | where it is, and how large                                                           |
+    |--------|--------------------------------------------------------------------------------------|
+    | weight | at `offset` of the weights                                                           |
+    | arena  | at rows * `offset` of the arena, rows * `bytes` large                                |
+    | input  | the caller's: integers, as many as there are tokens, rows or sentences               |
+    | output | the caller's: rows * `bytes`                                                         |
+    | state  | the caller's, kept from step to step: `bytes` for each of what `extent` names: rows, |
+    |        | source tokens (source), or rows at each time (cache)                                 |
     """
 
     name: str
@@ -90,6 +95,12 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
+def of_checkpoint(checkpoint: Checkpoint) -> Plan:
+    """The plan of a model, its matrices stored as they are in the checkpoint."""
+    config = checkpoint.config
+    return plan(config, lambda name, shape: scheme(name, shape, config))
+
+
 def plan(config: Config, scheme: Callable[[str, tuple[int, int]], str]) -> Plan:
     """The plan of a model whose matrices are stored as `scheme(name, shape)` says, a row of QUANTIZATIONS each."""
     planned = [planner(config, scheme) for planner in (plan_encode, plan_step)]
@@ -111,7 +122,7 @@ def plan_encode(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], 
     integers = {name: table(name) for name in ("tokens", "positions", "starts")}
     graph = Graph(scheme, integers["positions"])
     model = swap(Transformer(config, "NULL", seed=None), graph)
-    memory = model.encode(integers["tokens"], Packed(graph, integers["starts"]))  # type: ignore[arg-type]
+    memory = model.encode(integers["tokens"], Packed(graph, integers["starts"]))
     given: Named = {name: (tensor, "input", "rows") for name, tensor in integers.items()}
     outputs = {}
     for i, layer in enumerate(model.decoder.layers):
@@ -130,7 +141,7 @@ def plan_step(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], Na
     model = swap(model, graph)
     given: Named = {name: (tensor, "input", "rows") for name, tensor in integers.items()}
     cache: dict[str, Any] = {"slots": integers["slots"]}
-    cache["mask"] = Sources(graph, integers["sources"], integers["starts"], integers["slots"])
+    cache["mask"] = Sources(graph, integers["sources"], integers["starts"])
     for name, shape in shapes.items():
         if name == "mask":
             continue
@@ -175,7 +186,10 @@ def assemble(
     """The function whose outputs these are; tinygrad's kernels are added to `sources`."""
     known = {root(t.uop): (n, role, extent) for n, (t, role, extent) in named.items()}
     packed = {root(t.uop): w for w, t in graph.weights.items()}
-    to, buffers, numbers, calls = renderer("clang"), [], {}, []
+    to = renderer("clang")
+    buffers: list[Buffer] = []
+    numbers: dict[UOp, int] = {}
+    calls: list[Call] = []
 
     def number(uop: UOp) -> int:
         base = root(uop)
@@ -229,7 +243,9 @@ def rendered(program: UOp, arguments: list[int], sources: dict[str, str]) -> Cal
 
 def stages(calls: list[Call]) -> list[Call]:
     """The calls with their stages: a call waits for what it reads, and for those that read what it overwrites."""
-    stage, read, written, staged = 0, set(), set(), []
+    stage, staged = 0, []
+    read: set[int] = set()
+    written: set[int] = set()
     for call in calls:
         used = {value for kind, value in call.arguments if kind == "buffer"}
         if used & written or set(call.writes) & read:

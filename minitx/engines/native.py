@@ -50,12 +50,13 @@ class Library:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
         self._opened = None
+        self.held: object = None  # what keeps the entry there
         self._weights: mmap.mmap = map_file(entry / WEIGHTS)
         self._view = np.frombuffer(self._weights, np.uint8)
         try:
             self._library = ctypes.CDLL(str(entry / LIBRARY))
         except OSError as e:
-            raise DeviceError(f"the compiled model cannot be loaded ({e}); clear it with: minitx cache --clear") from None
+            raise DeviceError(f"the compiled model cannot be loaded ({e}); run minitx cache --clear") from None
         library = self._library
         library.minitx_open.restype = library.minitx_close.restype = ctypes.c_void_p
         library.minitx_open.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
@@ -65,7 +66,8 @@ class Library:
         name = instruction_set.encode() if instruction_set else None
         self._opened = library.minitx_open(self._view.ctypes.data, threads, name)
         if not self._opened:
-            raise DeviceError(f"this processor has no instruction set {instruction_set or 'that the model was built for'}")
+            wanted = instruction_set or "this processor"
+            raise DeviceError(f"{entry}: has no code for {wanted}; run minitx cache --clear")
         self.threads, self.instruction_set = threads, library.minitx_set(self._opened).decode()
 
     def run(self, function: int, pointers: Any, sizes: Array) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 
 from .. import toolchain
 from ..compiler import store
+from ..compiler.sealed import Files
 from ..config import Config, Generation
 from ..text import tokenizer as tokenizers
 from ..version import __version__
 from ..weights.checkpoint import Checkpoint
 from ..weights.names import identity, open_model
-from .native import DESCRIPTION, Library, NativeEngine
+from .native import DESCRIPTION, LIBRARY, MAX_THREADS, Library, NativeEngine
 
+Name = str | os.PathLike[str]
 Notice = Callable[[str], object]
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -43,27 +45,18 @@ class Later(Mapping[str, Any]):
 
 
 def open_native(
-    name: str | os.PathLike[str], threads: int | None, quantize: str | None, notice: Notice
+    name: Name, threads: int | None, quantize: str | None, keep: tuple[str, ...], notice: Notice, warn: Notice
 ) -> tuple[Checkpoint, NativeEngine]:
     """The model called `name` and its native engine, compiled if it has to be.
 
     Raises `DeviceError` where that cannot be had: there is no compiler, or it fails.
     """
-    entry = find_or_build(name, quantize, notice)
+    entry = find_or_build(name, quantize, keep, notice, warn)
     described = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
-    library = Library(entry, threads or min(toolchain.cores(), 64))
-    checkpoint = restore(described, Later(lambda: read(name, quantize).weights))
+    library = Library(entry, threads or min(toolchain.cores(), MAX_THREADS))
+    library.held = store.use(entry)  # while it is open, the entry stays
+    checkpoint = restore(described, Later(lambda: open_model(name, quantize, keep).weights))
     return checkpoint, NativeEngine(checkpoint.config, library, described["functions"])
-
-
-def read(name: str | os.PathLike[str], quantize: str | None) -> Checkpoint:
-    """The model itself, its matrices stored as asked."""
-    checkpoint = open_model(name)
-    if quantize is None:
-        return checkpoint
-    from ..weights.quant import quantized
-
-    return quantized(checkpoint, quantize)
 
 
 def restore(described: dict[str, Any], weights: Mapping[str, Any]) -> Checkpoint:
@@ -80,9 +73,9 @@ def restore(described: dict[str, Any], weights: Mapping[str, Any]) -> Checkpoint
     )
 
 
-def key(name: str | os.PathLike[str], quantize: str | None) -> str:
-    """Names what is compiled of a model's files as they are now, by this minitx with this compiler."""
-    return store.key(__version__, sources(), quantize or "", toolchain.fingerprint(), *identity(name))
+def base(name: Name, quantize: str | None, keep: tuple[str, ...]) -> str:
+    """Names what is compiled of a model's files as they are now, by this minitx with any compiler."""
+    return store.key(__version__, sources(), quantize or "", *keep, *identity(name))
 
 
 @functools.cache
@@ -94,16 +87,30 @@ def sources() -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def find_or_build(name: str | os.PathLike[str], quantize: str | None, notice: Notice) -> Path:
+def find_or_build(name: Name, quantize: str | None, keep: tuple[str, ...], notice: Notice, warn: Notice) -> Path:
     """The entry of a model. Of several processes that need one that is not there, one makes it and the others wait."""
-    named = key(name, quantize)
-    if found := store.get(named):
+    known = base(name, quantize, keep)
+    if toolchain.find_native() is None and (found := store.find(base=known)):  # compiled before the compiler went
         return found
-    from ..compiler import entry
 
-    checkpoint = read(name, quantize)  # first: what is wrong with the model is told before anything is compiled
-    with store.lock(named):
-        if found := store.get(named):
-            return found
-        meta = {"model": str(name), "quantization": checkpoint.config.quantization}
-        return store.put(named, entry.files(checkpoint, notice), meta)
+    def make() -> tuple[Files, dict[str, str]]:
+        from ..compiler import build, entry
+
+        checkpoint = open_model(name, quantize, keep)
+        meta = {"model": str(name), "quantization": checkpoint.config.quantization, "base": known, **build.facts()}
+        return entry.files(checkpoint, notice), meta
+
+    return store.ensure(store.key(known, toolchain.native_fingerprint()), make, [LIBRARY], notice, warn)
+
+
+def standing(name: Name | None = None) -> tuple[str, str]:
+    """Which engine runs a model on the CPU by default, here and now, and why. Nothing is compiled to find out."""
+    compiler = toolchain.find_native()
+    if name is not None:
+        known = base(name, None, ())
+        named = store.key(known, toolchain.native_fingerprint())
+        if (store.get(named) if compiler else store.find(base=known)) is not None:
+            return "native", "its compiled code is in the cache"
+    if compiler is not None:
+        return "native", f"compiled once by {compiler.kind} ({compiler.path})"
+    return "jit", f"no C compiler was found; {toolchain.INSTALL}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tinygrad import Device, Tensor, dtypes
@@ -63,14 +63,17 @@ def padding_mask(lengths: np.ndarray, size: int) -> np.ndarray:
     return np.where(hidden, -np.inf, 0).astype(np.float32)[:, None, None, :]  # (B, 1, 1, S)
 
 
-def store_by(module: object, row: Callable[[str, tuple[int, ...]], str], device: str) -> None:
-    """Puts a `Matrix` in the place of every weight (out, in) that `row`, by name and shape, stores otherwise."""
+def replace_matrices(module: object, make: Callable[[str, tuple[int, int]], Matrix | None]) -> None:
+    """Puts what `make` gives for a name and shape in the place of each weight (out, in); None leaves it."""
     for name, tensor in parameters(module).items():
-        shape = tuple(int(n) for n in tensor.shape)
-        if len(shape) == 2 and (chosen := row(name, shape)) != "none":
+        if tensor.ndim == 2 and (made := make(name, (int(tensor.shape[0]), int(tensor.shape[1])))) is not None:
             *path, last = name.split(".")
-            owner = functools.reduce(lambda o, key: o[int(key)] if key.isdigit() else getattr(o, key), path, cast(Any, module))
-            setattr(owner, last, Matrix(chosen, shape, device))
+            setattr(functools.reduce(child, path, module), last, made)
+
+
+def child(module: Any, key: str) -> Any:
+    """What stands in a module under one part of a dotted name."""
+    return module[int(key)] if key.isdigit() else getattr(module, key)
 
 
 def parameters(module: object, prefix: str = "") -> dict[str, Tensor]:

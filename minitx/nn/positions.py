@@ -57,4 +57,17 @@ class SinusoidalSplit(Sinusoidal):
         return np.concatenate([np.sin(angle), np.cos(angle)], -1).astype(np.float32)  # (T, C)
 
 
-POSITIONS: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal, "sinusoidal_split": SinusoidalSplit}
+class SinusoidalHalves(Sinusoidal):
+    """The paper's sines and cosines in Marian's order, sines first: what Hugging Face's Marian adds."""
+
+    @staticmethod
+    def table(length: int, channels: int) -> np.ndarray:
+        table = Sinusoidal.table(length, channels)
+        return np.concatenate([table[:, ::2], table[:, 1::2]], 1)  # (T, C)
+
+
+POSITIONS: dict[str, type[Sinusoidal]] = {
+    "sinusoidal": Sinusoidal,
+    "sinusoidal_split": SinusoidalSplit,
+    "sinusoidal_halves": SinusoidalHalves,
+}

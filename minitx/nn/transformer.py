@@ -13,13 +13,14 @@ import numpy as np
 from tinygrad import Tensor
 
 from ..config import Config, choice
-from ..errors import ConfigError, differences
+from ..errors import ConfigError, differences, several
+from ..weights.quant import check_rules, scheme
 from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
 from .encoder import Encoder
-from .matrix import scheme
-from .ops import parameters, store_by, upload
+from .matrix import stored_as
+from .ops import DTYPES, parameters, replace_matrices, upload
 
 if TYPE_CHECKING:
     from tinygrad import UOp
@@ -40,10 +41,13 @@ class Transformer:
         self.encoder = Encoder(config, device)
         self.decoder = Decoder(config, device)
         self.output = Output(config, self.target, tying.output_is_target, device)
-        store_by(self, lambda name, shape: scheme(name, shape, config), device)
+        check_rules(config, [name for name, tensor in self.parameters().items() if tensor.ndim == 2])
+        replace_matrices(self, lambda name, shape: stored_as(scheme(name, shape, config), shape, device))
         if seed is not None:
             if config.quantization != "none" or config.keep:
-                raise ConfigError(f"a model is quantized when it has weights, so not with quantization {config.quantization!r}")
+                raise ConfigError(
+                    f"weights are drawn in float32, not as {config.quantization}; quantize them afterwards"
+                )
             self.load(initial_weights(self, seed))
 
     def parameters(self) -> dict[str, Tensor]:
@@ -56,6 +60,9 @@ class Transformer:
         shapes = {name: tuple(int(n) for n in tensor.shape) for name, tensor in own.items()}
         if wrong := differences("weights", shapes, {name: w.shape for name, w in weights.items()}):
             raise ConfigError(f"weights do not fit the config: {'; '.join(wrong)}")
+        if odd := [n for n, tensor in own.items() if DTYPES.get(weights[n].dtype.name) != tensor.dtype]:
+            how = f"must be stored as {self.config.quantization}"
+            raise ConfigError(f"weights do not fit the config: {several(odd)} {how}")
         for name, tensor in own.items():
             tensor.replace(upload(weights[name], self.device))
         return self
@@ -83,8 +90,11 @@ class Transformer:
 
     def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """Teacher forcing: source (B,S), decoder inputs (B,T) to logits (B,T,V), all positions at once."""
-        memory = self.encode(source, mask)
-        return self.output(self.decoder(self._positions.add(self.target(target)), memory, mask))
+        return self.output(self.decode(target, self.encode(source, mask), mask))
+
+    def decode(self, target: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the logits are made of: decoder inputs (B,T) over memory (B,S,C) to (B,T,C), all positions at once."""
+        return self.decoder(self._positions.add(self.target(target)), memory, mask)
 
 
 def initial_weights(model: Transformer, seed: int) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import base64
 import re
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..config import pick
@@ -50,35 +50,43 @@ class SentencePiece:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with no special tokens; raises `InputError` if it is not UTF-8 encodable."""
+        ids: list[int] = []
+        for piece, found in self.cut(text):
+            if found == self.vocabulary.unknown and self.byte_fallback:
+                ids += [self.vocabulary.reserved[BYTES[byte]] for byte in piece.encode()]
+            else:
+                ids.append(found)
+        return ids
+
+    def cut(self, text: str) -> list[tuple[str, int]]:
+        """The pieces of a text with their ids, a run of unknown characters as one; raises `InputError` as `encode`."""
         try:
             text.encode()
         except UnicodeEncodeError as e:
             raise InputError(
                 f"text: character {e.start} is half of a surrogate pair (U+{ord(text[e.start]):04X}); remove it"
             ) from None
-        ids: list[int] = []
-        unknown = self.vocabulary.unknown
-        after_unknown = False
-        for piece, found in self.segment(self.normalizer(text)):
-            if found == unknown and self.byte_fallback:
-                ids += [self.vocabulary.reserved[BYTES[byte]] for byte in piece.encode()]
-            elif found != unknown or not after_unknown:  # a run of unknown pieces is one id
-                ids.append(found)
-            after_unknown = found == unknown
-        return ids
+        found: list[tuple[str, int]] = []
+        for piece, i in self.segment(self.normalizer(text)):
+            if found and i == found[-1][1] == self.vocabulary.unknown:
+                found[-1] = (found[-1][0] + piece, i)
+            else:
+                found.append((piece, i))
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids: control pieces are left out; raises `InputError` for ids that are not in the vocabulary."""
+        return self.join(self._surface(i) for i in within(ids, self.pieces))
+
+    def join(self, surfaces: Iterable[str | int]) -> str:
+        """The text of pieces as they look in one, their spaces still marked; the piece of a byte is its number."""
         parts: list[str] = []
         run = bytearray()  # the byte pieces since the last other one
         leading = self.normalizer.trim or self.normalizer.dummy  # a space at the very start is not of the text
-        for i in ids:
-            if not 0 <= i < len(self.pieces):
-                raise InputError(f"token {i} is not in the vocabulary; ids are from 0 to {len(self.pieces) - 1}")
-            if i in self.bytes:
-                run.append(self.bytes[i])
+        for piece in surfaces:
+            if isinstance(piece, int):
+                run.append(piece)
                 continue
-            piece = self._surface(i)
             if leading and not run and piece.startswith(MARK):
                 piece, leading = piece[1:], self.normalizer.trim
             parts += [_utf8(run), piece.replace(MARK, " ")]
@@ -87,8 +95,10 @@ class SentencePiece:
         text = "".join([*parts, _utf8(run)])
         return self.denormalizer(text) if self.denormalizer else text
 
-    def _surface(self, i: int) -> str:
-        """What a piece looks like in a text, its spaces still marked."""
+    def _surface(self, i: int) -> str | int:
+        """What a piece looks like in a text, its spaces still marked; the number of a byte."""
+        if i in self.bytes:
+            return self.bytes[i]
         kind = self.vocabulary.types.get(i)
         return "" if kind == "control" else self.unknown if kind == "unknown" else self.pieces[i]
 
@@ -131,6 +141,14 @@ class SentencePiece:
             )
         except ValueError as e:
             raise ConfigError(f"tokenizer: {e}; write the model again with minitx convert") from None
+
+
+def within(ids: Iterable[int], pieces: Sequence[str]) -> Iterator[int]:
+    """The ids; raises `InputError` for one that is not in the vocabulary."""
+    for i in ids:
+        if not 0 <= i < len(pieces):
+            raise InputError(f"token {i} is not in the vocabulary; ids are from 0 to {len(pieces) - 1}")
+        yield i
 
 
 def _utf8(data: bytes | bytearray) -> str:

@@ -11,6 +11,7 @@ from ..config import pick
 from ..errors import ConfigError, FileError
 from ..paths import map_file
 from . import spm
+from .renumbered import Renumbered
 from .sentencepiece import SentencePiece
 
 
@@ -34,6 +35,7 @@ class Tokenizer(Protocol):
 TOKENIZERS: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
     "unigram": SentencePiece.from_dict,
     "bpe": SentencePiece.from_dict,
+    "renumbered": Renumbered.from_dict,
 }
 # How a file that holds a tokenizer is known by its bytes, and read; a reader raises `ValueError`.
 READERS: dict[str, tuple[Callable[[bytes], bool], Callable[[bytes], Tokenizer]]] = {

@@ -23,12 +23,11 @@ from ..errors import Error, FileError, differences, several
 from ..paths import map_file, writing
 from ..text import tokenizer as tokenizers
 from ..text.tokenizer import Tokenizer
-from .shapes import stored
 
 FORMAT = "1"
 ALIGNMENT = 64  # bytes, of the data of every tensor whose size allows it
 HEADER_CAP = 100_000_000  # bytes; the limit of the safetensors library
-DTYPES = {  # bfloat16, which numpy does not have, by its bits
+DTYPES: dict[str, np.dtype[Any]] = {  # bfloat16, which numpy does not have, by its bits
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
@@ -70,8 +69,13 @@ def damaged(path: Path_, problem: str) -> FileError:
 
 def check(checkpoint: Checkpoint, where: Path_) -> None:
     """Raises `FileError` unless weights, tokenizers and generation fit the config, names and shapes both ways."""
+    from .shapes import stored  # which imports tinygrad: a native start does without
+
     config, weights = checkpoint.config, checkpoint.weights
-    kinds = stored(config)
+    try:
+        kinds = stored(config)
+    except Error as e:
+        raise damaged(where, str(e)[:300]) from None
     shapes = {name: shape for name, (shape, _) in kinds.items()}
     problems = differences("weights", shapes, {name: w.shape for name, w in weights.items()})
     both = [(name, weights[name], kind) for name, (_, kind) in kinds.items() if name in weights]

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,8 +116,21 @@ def open_builtin(name: str) -> Checkpoint:
     return dataclasses.replace(checkpoint, provenance=provenance)
 
 
-def open_model(model: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint that a MODEL stands for; a built-in name wins over a file of that name. Raises `Error`."""
+def open_model(model: str | os.PathLike[str], quantization: str | None = None, keep: Sequence[str] = ()) -> Checkpoint:
+    """The checkpoint that a MODEL stands for, as it is or quantized as asked (see `quant.quantized`).
+
+    A built-in name wins over a file of that name. Raises `Error`.
+    """
+    checkpoint = open_stored(model)
+    if quantization is None and not keep:
+        return checkpoint
+    from .quant import quantized
+
+    return quantized(checkpoint, quantization or checkpoint.config.quantization, tuple(keep))
+
+
+def open_stored(model: str | os.PathLike[str]) -> Checkpoint:
+    """`open_model` as it is stored."""
     if isinstance(model, str) and model in BUILTINS:
         return open_builtin(model)
     path = Path(model)

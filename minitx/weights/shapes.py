@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..nn.ops import DTYPES
+from ..nn.transformer import Transformer
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -22,9 +25,6 @@ def expected(config: Config) -> Shapes:
 
 def stored(config: Config) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name, shape and numpy type of every tensor that is stored of it, quantized as the config says."""
-    from ..nn.ops import DTYPES
-    from ..nn.transformer import Transformer
-
     weights = Transformer(config, "NULL", seed=None).parameters()
     numpy_types = {dtype: name for name, dtype in DTYPES.items()}
     return {name: (tuple(int(n) for n in w.shape), numpy_types[w.dtype]) for name, w in weights.items()}

@@ -4,72 +4,69 @@
 
 #include "linear.h"
 
-INLINE float element_f32(const Matrix *m, const uint8_t *w, int column, int k) {
-    (void)m;
-    return load_float(w + 4 * ((size_t)k * PANEL + (size_t)column));
+/* Row `token` of the packed matrix times `factor`, to y (c). */
+typedef void Unpack(float *y, const Matrix *m, int token, float factor);
+
+INLINE void unpack_float(int format, int bytes, float *y, const Matrix *m, int token, float factor) {
+    const uint8_t *w = m->w + (size_t)(token / PANEL) * m->panel + token % PANEL * bytes;
+    for (int i = 0; i < m->k; i++) {
+        uint8_t element[4 * LANES] = {0};
+        memcpy(element, w + (size_t)i * PANEL * (size_t)bytes, (size_t)bytes);
+        y[i] = load_weights(format, element, 0)[0] * factor;
+    }
 }
 
-INLINE float half_at(const uint8_t *w, size_t i) {
-    uint16_t halves[LANES] = {0};
-    float lane[LANES];
-    memcpy(halves, w + 2 * i, 2);
-    vf_store(lane, vf_half(halves));
-    return lane[0];
+static void unpack_f32(float *y, const Matrix *m, int token, float factor) { unpack_float(F32, 4, y, m, token, factor); }
+static void unpack_f16(float *y, const Matrix *m, int token, float factor) { unpack_float(F16, 2, y, m, token, factor); }
+static void unpack_bf16(float *y, const Matrix *m, int token, float factor) { unpack_float(BF16, 2, y, m, token, factor); }
+
+static void unpack_int8(float *y, const Matrix *m, int token, float factor) {
+    const int8_t *w = (const int8_t *)m->w + (size_t)(token / PANEL) * m->panel + token % PANEL * 4;
+    factor *= m->scale[token];
+    for (int i = 0; i < m->k; i++) y[i] = (float)w[(size_t)(i / 4) * PANEL * 4 + (size_t)(i % 4)] * factor;
 }
 
-INLINE float element_f16(const Matrix *m, const uint8_t *w, int column, int k) {
-    (void)m;
-    return half_at(w, (size_t)k * PANEL + (size_t)column);
+static void unpack_int4(float *y, const Matrix *m, int token, float factor) {
+    const uint8_t *w = m->w + (size_t)(token / PANEL) * m->panel;
+    const int column = token % PANEL;
+    for (int i = 0; i < m->k; i += GROUP, w += INT4_BLOCK) {
+        float scales[PANEL];
+        for (int v = 0; v < PANEL; v += LANES) vf_store(scales + v, vf_load_half(w + INT4_SCALES + 2 * v));
+        for (int j = 0; j < GROUP; j++) {
+            const int byte = w[j / 8 * 64 + column * 4 + j % 4], nibble = j % 8 < 4 ? byte & 15 : byte >> 4;
+            y[i + j] = (float)(nibble - w[INT4_ZEROS + column]) * scales[column] * factor;
+        }
+    }
 }
 
-INLINE float element_bf16(const Matrix *m, const uint8_t *w, int column, int k) {
-    (void)m;
-    uint16_t half;
-    memcpy(&half, w + 2 * ((size_t)k * PANEL + (size_t)column), 2);
-    uint32_t bits = (uint32_t)half << 16;
-    return load_float(&bits);
+/* A token outside of the vocabulary is no token, the zero vector. Without positions every row stands at POSITION. */
+INLINE void embed(Unpack *unpack, float *y, const Matrix *m, const int32_t *tokens, const int32_t *positions,
+                  const float *table, const int32_t *sizes, float scale, int thread, int threads) {
+    const int rows = sizes[ROWS], c = m->k;
+    for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {
+        float *row = y + (size_t)r * (size_t)c;
+        if (tokens[r] >= 0 && tokens[r] < m->n) unpack(row, m, tokens[r], scale);
+        else memset(row, 0, sizeof(float) * (size_t)c);
+        if (!table) continue;
+        const float *place = table + (size_t)(positions ? positions[r] : sizes[POSITION]) * (size_t)c;
+        for (int i = 0; i < c; i++) row[i] += place[i];
+    }
 }
 
-INLINE float element_int8(const Matrix *m, const uint8_t *w, int column, int k) {
-    (void)m;
-    return (float)(int8_t)w[((size_t)(k / 4) * PANEL + (size_t)column) * 4 + (size_t)(k % 4)];
-}
-
-INLINE float element_int4(const Matrix *m, const uint8_t *w, int column, int k) {
-    (void)m;
-    const uint8_t *group = w + (size_t)(k / GROUP) * INT4_BLOCK;
-    int j = k % GROUP / 8, i = k % 8, byte = group[j * 64 + column * 4 + i % 4];
-    int nibble = i < 4 ? byte & 15 : byte >> 4;
-    return (float)(nibble - group[INT4_ZEROS + column]) * half_at(group + INT4_SCALES, (size_t)column);
-}
-
-/* y[r] = row tokens[r] of the matrix (vocabulary, c) * scale + table[positions[r]]. A token outside of the vocabulary is
- * no token, the zero vector. Without positions every row stands at sizes[POSITION]; the table may be NULL. */
-#define EMBED(SCHEME, BYTES, SCALED)                                                                                  \
+/* y[r] = row tokens[r] of the matrix (vocabulary, c) * scale + table[positions[r]]; positions and table may be NULL. */
+#define EMBED(SCHEME)                                                                                                 \
     static void embed_##SCHEME(float *y, const int32_t *tokens, const int32_t *positions, const uint8_t *w,           \
                                const float *table, const int32_t *sizes, int c, int vocabulary, float scale,          \
                                int thread, int threads) {                                                             \
-        Matrix m = matrix(NULL, w, NULL, c, vocabulary, BYTES, 0);                                                    \
-        int rows = sizes[ROWS];                                                                                       \
-        for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {                       \
-            const int token = tokens[r], known = token >= 0 && token < vocabulary;                                    \
-            const uint8_t *panel = w + (size_t)(known ? token / PANEL : 0) * m.panel;                                 \
-            const float factor = known ? SCALED(scale * m.scale[token], scale) : 0;                                   \
-            float *out = y + (size_t)r * (size_t)c;                                                                   \
-            for (int k = 0; k < c; k++) out[k] = element_##SCHEME(&m, panel, known ? token % PANEL : 0, k) * factor;  \
-            if (!table) continue;                                                                                     \
-            const float *place = table + (size_t)(positions ? positions[r] : sizes[POSITION]) * (size_t)c;            \
-            for (int k = 0; k < c; k++) out[k] += place[k];                                                           \
-        }                                                                                                             \
+        const Matrix m = matrix(&scheme_##SCHEME, NULL, w, NULL, c, vocabulary);                                      \
+        embed(unpack_##SCHEME, y, &m, tokens, positions, table, sizes, scale, thread, threads);                       \
     }
 
-#define SCALE_OF_ROW(row, all) (row)
-#define SCALE_OF_ALL(row, all) (all)
-EMBED(f32, 4, SCALE_OF_ALL)
-EMBED(f16, 2, SCALE_OF_ALL)
-EMBED(bf16, 2, SCALE_OF_ALL)
-EMBED(int8, 1, SCALE_OF_ROW)
-EMBED(int4, 0, SCALE_OF_ALL)
+EMBED(f32)
+EMBED(f16)
+EMBED(bf16)
+EMBED(int8)
+EMBED(int4)
 #define embed_int8w embed_int8 /* the same layout */
 
 #endif

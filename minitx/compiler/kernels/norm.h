@@ -4,37 +4,36 @@
 
 #include "quantize.h"
 
+/* Plain loops: the compiler vectorises them, since it may reorder sums. */
 static float mean(const float *x, int c) {
-    vf sum = vf_all(0);
-    int i = 0;
-    for (; i + LANES <= c; i += LANES) sum = sum + vf_load(x + i);
-    float total = vf_sum(sum);
-    for (; i < c; i++) total += x[i];
-    return total / (float)c;
+    float sum = 0;
+    for (int i = 0; i < c; i++) sum += x[i];
+    return sum / (float)c;
 }
 
 static float mean_square(const float *x, int c) {
-    vf sum = vf_all(0);
-    int i = 0;
-    for (; i + LANES <= c; i += LANES) sum = vf_fma(vf_load(x + i), vf_load(x + i), sum);
-    float total = vf_sum(sum);
-    for (; i < c; i++) total += x[i] * x[i];
-    return total / (float)c;
+    float sum = 0;
+    for (int i = 0; i < c; i++) sum += x[i] * x[i];
+    return sum / (float)c;
+}
+
+static void layernorm_row(float *restrict y, const float *restrict x, const float *restrict add,
+                          const float *restrict gain, const float *restrict bias, int c, float epsilon) {
+    for (int i = 0; i < c; i++) y[i] = add ? x[i] + add[i] : x[i];
+    const float middle = mean(y, c);
+    for (int i = 0; i < c; i++) y[i] -= middle;
+    const float factor = 1 / __builtin_sqrtf(mean_square(y, c) + epsilon);
+    for (int i = 0; i < c; i++) y[i] = y[i] * factor * gain[i] + bias[i];
 }
 
 /* y = norm(x + add) * gain + bias over rows of c; `add` and `q` may be NULL. */
 static void layernorm(float *y, uint8_t *q, const float *x, const float *add, const float *gain, const float *bias,
                       const int32_t *sizes, int c, float epsilon, int thread, int threads) {
-    int rows = sizes[ROWS];
+    const int rows = sizes[ROWS];
     for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {
-        size_t at = (size_t)r * (size_t)c;
-        float *out = y + at;
-        for (int i = 0; i < c; i++) out[i] = add ? x[at + (size_t)i] + add[at + (size_t)i] : x[at + (size_t)i];
-        const float middle = mean(out, c);
-        for (int i = 0; i < c; i++) out[i] -= middle;
-        const float factor = 1 / __builtin_sqrtf(mean_square(out, c) + epsilon);
-        for (int i = 0; i < c; i++) out[i] = out[i] * factor * gain[i] + bias[i];
-        if (q) quantize_row(q + (size_t)r * quantized_stride(c), out, c);
+        const size_t at = (size_t)r * (size_t)c;
+        layernorm_row(y + at, x + at, add ? add + at : NULL, gain, bias, c, epsilon);
+        if (q) quantize_row(q + (size_t)r * quantized_stride(c), y + at, c);
     }
 }
 

@@ -2,6 +2,10 @@
  *
  * The caller is thread 0 of the team; the others wait for work, first spinning, since the next step of a search comes
  * within microseconds, then asleep. A process that was forked has none of them: they are started anew.
+ *
+ * On a machine that is busy with something else, a thread that lost its core lets all others wait for a time slice of
+ * milliseconds at the next barrier. So each thread compares the time that went by in a job with the time that it had a
+ * core; where one lost a tenth, the next jobs are done by the caller alone, twice as many each time that it happens.
  */
 #include "runtime/runtime.h"
 
@@ -10,15 +14,18 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kernels/kernels.h" /* the enum of sizes, MAX_THREADS */
 
 #define EXPORT __attribute__((visibility("default")))
-enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64, OUT_OF_MEMORY = 1, NO_THREAD = 2 };
+enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64, OUT_OF_MEMORY = 1 };
+enum { FEWEST_ALONE = 16, MOST_ALONE = 1024 }; /* jobs */
 
 struct Team {
     int size, stopping;
+    int alone, next_alone; /* jobs that the caller still does alone, and how many it will be the next time */
     const Run *run;
     Function function;
     pthread_t threads[MAX_THREADS];
@@ -28,6 +35,7 @@ struct Team {
     _Alignas(ALIGNMENT) atomic_uint sleeping; /* threads that have to be woken for it */
     _Alignas(ALIGNMENT) atomic_uint arrived;  /* at the barrier */
     _Alignas(ALIGNMENT) atomic_uint passed;   /* barriers so far */
+    _Alignas(ALIGNMENT) atomic_uint starved;  /* threads that lost their core for a while in this job */
 };
 
 typedef struct {
@@ -54,8 +62,34 @@ static void relax(void) {
 #endif
 }
 
+static int64_t nanoseconds(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Does a thread's part of the job, and tells if it lost its core. */
+static void take_part(Team *team, int thread) {
+    int64_t wall = nanoseconds(CLOCK_MONOTONIC), own = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
+    team->function(team->run, thread);
+    own = nanoseconds(CLOCK_THREAD_CPUTIME_ID) - own;
+    wall = nanoseconds(CLOCK_MONOTONIC) - wall;
+    if (wall - own > wall / 10 + 20000) atomic_fetch_add(&team->starved, 1);
+    team_wait(team);
+}
+
+/* How the job after this one is done. */
+static void look_back(Team *team) {
+    if (atomic_exchange(&team->starved, 0)) {
+        team->alone = team->next_alone;
+        if (team->next_alone < MOST_ALONE) team->next_alone *= 2;
+    } else {
+        team->next_alone = FEWEST_ALONE;
+    }
+}
+
 void team_wait(Team *team) {
-    if (team->size == 1) return;
+    if (team->run->threads == 1) return;
     unsigned passed = atomic_load_explicit(&team->passed, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) == (unsigned)team->size - 1) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
@@ -89,8 +123,7 @@ static void *work(void *argument) {
     for (unsigned seen = 0;;) {
         seen = next_job(member.team, seen);
         if (member.team->stopping) return NULL;
-        member.team->function(member.team->run, member.thread);
-        team_wait(member.team);
+        take_part(member.team, member.thread);
     }
 }
 
@@ -115,6 +148,7 @@ static Team *team_start(int size) {
     Team *team = aligned_alloc(ALIGNMENT, (sizeof(Team) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (!team) return NULL;
     memset(team, 0, sizeof *team);
+    team->next_alone = FEWEST_ALONE;
     pthread_mutex_init(&team->sleep, NULL);
     pthread_cond_init(&team->wake, NULL);
     for (team->size = 1; team->size < size; team->size++) {
@@ -181,12 +215,18 @@ EXPORT int minitx_run(void *opened, int function, void *const *buffers, const in
     if (!failed) {
         Team *team = model->team;
         size_t stride = model->scratch_bytes / (size_t)team->size / ALIGNMENT * ALIGNMENT;
-        Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, team->size, team};
+        int threads = team->alone > 0 ? 1 : team->size;
+        Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, threads, team};
         team->run = &run;
         team->function = model->set->functions[function];
-        if (team->size > 1) start_job(team);
-        team->function(&run, 0);
-        team_wait(team);
+        if (threads == 1) {
+            team->function(&run, 0);
+            team->alone -= team->alone > 0;
+        } else {
+            start_job(team);
+            take_part(team, 0);
+            look_back(team);
+        }
     }
     pthread_mutex_unlock(&model->lock);
     return failed;

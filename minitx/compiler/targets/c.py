@@ -67,7 +67,7 @@ def statement(call: Call, buffers: tuple[Buffer, ...], external: Mapping[int, in
     """A hand-written kernel divides its work among the threads; one of tinygrad's is done by the first."""
 
     def place(i: int) -> str:
-        at = buffers[i]
+        at: Buffer = buffers[i]
         if i in external:
             return f"run->buffers[{external[i]}]"
         return f"(void *)(w + {at.offset})" if at.role == "weight" else f"(void *)(run->arena + rows * {at.offset})"
@@ -76,7 +76,7 @@ def statement(call: Call, buffers: tuple[Buffer, ...], external: Mapping[int, in
         if kind == "buffer":
             return place(value)
         if kind == "name":
-            return NAMES.get(value, value)
+            return NAMES.get(value, str(value))
         return f"{value!r}f" if isinstance(value, float) else str(value)
 
     own = not any(value == "threads" for _, value in call.arguments)

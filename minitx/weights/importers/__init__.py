@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import FileError
 from ..checkpoint import Checkpoint
-from . import marian_folder
+from . import hf_marian, marian_folder
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class Family:
     read: Callable[[Path], Checkpoint]
 
 
-FAMILIES = {"marian": Family("model*.bin, vocab*.spm and a .yml", marian_folder.matches, marian_folder.read)}
+FAMILIES = {
+    "marian": Family("model*.bin, vocab*.spm and a .yml", marian_folder.matches, marian_folder.read),
+    "hf-marian": Family("config.json, model.safetensors, *.spm and vocab.json", hf_marian.matches, hf_marian.read),
+}
 
 
 def read_folder(folder: Path) -> Checkpoint:

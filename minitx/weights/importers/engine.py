@@ -64,6 +64,19 @@ def show(value: Any) -> str:
         return "a number too long to show"
 
 
+Supported = Mapping[str, tuple[Any, tuple[Any, ...]]]  # an option: its default, and the values that minitx computes
+
+
+def beyond(options: Mapping[Any, Any], supported: Supported) -> list[str]:
+    """Every option whose value minitx does not compute."""
+    found = []
+    for name, (default, values) in supported.items():
+        value = options.get(name, default)
+        if not any(type(value) is type(v) and value == v for v in values):
+            found.append(f"{name} {show(value)} (only {' or '.join(map(repr, values))})")
+    return found
+
+
 def convert(
     expected: Mapping[str, tuple[int, ...]],
     rename: Mapping[str, tuple[str, str]],

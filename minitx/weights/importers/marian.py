@@ -8,6 +8,7 @@ computed: `max_length` is 512, four times where Firefox and Bergamot split their
 from __future__ import annotations
 
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...errors import Error, FileError, several
 from ...paths import map_file
 from ..checkpoint import damaged
 from ..shapes import Shapes, expected
-from .engine import convert, read_yaml, show
+from .engine import Supported, beyond, convert, read_yaml, show
 from .marian_file import BYTES, CONFIG, TYPES, Item, read_items, type_name
 
 Options = dict[Any, Any]
@@ -28,7 +29,7 @@ DROPPED = "_QuantMultA"  # ends the names of activation scales for int8 arithmet
 SIZES = ("dim-emb", "enc-depth", "dec-depth", "transformer-heads", "transformer-dim-ffn")
 
 # Options that change what is computed: Marian's default, and the values that minitx computes.
-SUPPORTED: dict[str, tuple[Any, tuple[Any, ...]]] = {
+SUPPORTED: Supported = {
     "type": ("amun", ("transformer",)),
     "transformer-decoder-autoreg": ("self-attention", ("self-attention", "rnn")),
     "transformer-ffn-activation": ("swish", ("relu", "swish")),  # "gelu" is another function in each Marian version
@@ -55,7 +56,7 @@ SUPPORTED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "output-omit-bias": (False, (False, True)),
 }
 # The same, where the decoder is recurrent.
-SUPPORTED_RNN: dict[str, tuple[Any, tuple[Any, ...]]] = {
+SUPPORTED_RNN: Supported = {
     "dec-cell": ("gru", ("ssru",)),
     "layer-normalization": (False, (False,)),
 }
@@ -145,11 +146,7 @@ def placement(options: Options) -> tuple[Any, Any]:
 def unsupported(options: Options) -> list[str]:
     """Every option that asks for something that minitx does not compute."""
     rnn = options.get("transformer-decoder-autoreg") == "rnn"
-    found = []
-    for name, (default, values) in (SUPPORTED | (SUPPORTED_RNN if rnn else {})).items():
-        value = options.get(name, default)
-        if not any(type(value) is type(v) and value == v for v in values):
-            found.append(f"{name} {show(value)} (only {' or '.join(map(repr, values))})")
+    found = beyond(options, {**SUPPORTED, **(SUPPORTED_RNN if rnn else {})})
     before, after = placement(options)
     if (before, after) not in PLACEMENTS:
         found.append(f"transformer-preprocess {show(before)} with transformer-postprocess {show(after)}")
@@ -199,8 +196,18 @@ def read_config(options: Options, items: dict[str, Item], where: str) -> Config:
     )
 
 
-def read_model(path: Path) -> tuple[Config, dict[str, Any], Options]:
-    """Config, weights and options of a Marian binary; raises `FileError`."""
+@dataclass(frozen=True)
+class Model:
+    """What a Marian binary holds; `steps` as a `Checkpoint` has them."""
+
+    config: Config
+    weights: dict[str, Any]
+    steps: dict[str, float]
+    options: Options
+
+
+def read_model(path: Path) -> Model:
+    """The model in a Marian binary; raises `FileError`."""
     where, data = str(path), map_file(path)
     items = read_items(data, where)
     options = read_options(data, items, where)
@@ -222,7 +229,11 @@ def read_model(path: Path) -> tuple[Config, dict[str, Any], Options]:
         except ValueError as e:
             raise damaged(where, str(e)) from None
 
-    return config, convert(expected(config), rename(config, options, items), found, read, where), options
+    renamed = rename(config, options, items)
+    weights = convert(expected(config), renamed, found, read, where)
+    sources = {ours: items[theirs] for ours, (theirs, _) in renamed.items() if ours in weights}
+    steps = {ours: step for ours, item in sources.items() if (step := TYPES[item.type].step(data, item))}
+    return Model(config, weights, steps, options)
 
 
 def read_options(data: mmap.mmap, items: dict[str, Item], where: str) -> Options:

@@ -55,16 +55,17 @@ def float32(data: mmap.mmap, item: Item) -> Array:
     return np.frombuffer(data, "<f4", prod(item.shape), item.begin).reshape(item.shape)
 
 
-def intgemm8(data: mmap.mmap, item: Item) -> Array:
-    """int8 and then one float32 q: weight = int8 / q. All but embeddings are stored transposed.
-
-    Raises `ValueError` for a q that is no scale.
-    """
-    count = prod(item.shape)
-    (q,) = struct.unpack_from("<f", data, item.begin + count)
+def multiplier(data: mmap.mmap, item: Item) -> float:
+    """The float32 q that follows the integers of an intgemm8; raises `ValueError` for one that is no scale."""
+    (q,) = struct.unpack_from("<f", data, item.begin + prod(item.shape))
     if not np.isfinite(q) or q <= 0:
         raise ValueError(f"{item.name} has the scale {q}")
-    stored = np.frombuffer(data, np.int8, count, item.begin)
+    return float(q)
+
+
+def intgemm8(data: mmap.mmap, item: Item) -> Array:
+    """int8 and then one float32 q: weight = int8 / q. All but embeddings are stored transposed."""
+    q, stored = multiplier(data, item), np.frombuffer(data, np.int8, prod(item.shape), item.begin)
     with np.errstate(over="ignore"):  # a subnormal q; an infinite weight is for the numbers to show
         weights = stored.astype(np.float32) / np.float32(q)
     if "Wemb" in item.name:
@@ -72,16 +73,24 @@ def intgemm8(data: mmap.mmap, item: Item) -> Array:
     return weights.reshape(item.shape[::-1]).T
 
 
+def step(data: mmap.mmap, item: Item) -> float:
+    """What every weight of an intgemm8 is a multiple of, as float32; 0 where that is no number."""
+    with np.errstate(over="ignore"):
+        inverse = np.float32(1) / np.float32(multiplier(data, item))
+    return float(inverse) if np.isfinite(inverse) else 0.0
+
+
 @dataclass(frozen=True)
 class Type:
     name: str
     size: Callable[[int], int]  # bytes for so many elements, padding not counted
     read: Callable[[mmap.mmap, Item], Array]
+    step: Callable[[mmap.mmap, Item], float]  # what all weights are a multiple of, or 0
 
 
 TYPES = {
-    0x404: Type("float32", lambda n: 4 * n, float32),
-    0x4101: Type("intgemm8", lambda n: n + 4, intgemm8),
+    0x404: Type("float32", lambda n: 4 * n, float32, lambda data, item: 0.0),
+    0x4101: Type("intgemm8", lambda n: n + 4, intgemm8, step),
 }
 
 

@@ -96,7 +96,7 @@ def read(folder: Path) -> Checkpoint:
     """The model in a folder that Marian, Firefox Translations or Bergamot made; raises `Error`."""
     yml, options = decoder_options(folder)
     model, source, target = files(folder, options)
-    config, weights, trained = read_model(model)
+    found = read_model(model)
     tokenizer = tokenizers.read(source)
     other = tokenizer if source == target else tokenizers.read(target)
     used = dict.fromkeys(path for path in (model, source, target, yml) if path is not None)
@@ -104,10 +104,10 @@ def read(folder: Path) -> Checkpoint:
         "family": "marian",
         "name": plain(folder.resolve()),
         "files": {plain(path): fingerprint(path) for path in used},
-        "trained_with": show(trained.get("version", "unknown")).strip("' "),
+        "trained_with": show(found.options.get("version", "unknown")).strip("' "),
         "minitx": __version__,
     }
     search = generation(options, tokenizer, other, yml or folder)
-    checkpoint = Checkpoint(config, search, tokenizer, other, weights, provenance)
+    checkpoint = Checkpoint(found.config, search, tokenizer, other, found.weights, provenance, found.steps)
     check(checkpoint, folder)
     return checkpoint

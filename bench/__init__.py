@@ -1,0 +1,1 @@
+"""minitx against its peers on this machine: `python -m bench --help`."""
