@@ -87,7 +87,7 @@ class Bench:
 
     @contextmanager
     def workers(self, shape: str, precisions: dict[str, str], threads: int) -> Iterator[dict[str, measure.Worker]]:
-        """A process for each engine at its precision; one that does not start is left out, with a line that says why."""
+        """A process for each engine at its precision; one that does not start is left out, and a line says why."""
         folder, started = self.model(shape), {}
         try:
             for label, precision in precisions.items():

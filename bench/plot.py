@@ -1,4 +1,4 @@
-"""The cost as work grows: the time of a step against target length, source length, batch and threads, as one picture."""
+"""The cost as work grows: time of a step against target length, source length, batch and threads, as one picture."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def markdown(rows: list[Row], about: About) -> str:
     others = ", ".join(text for text in about.versions.values() if text)
     lines = [
         f"{about.machine}; {about.threads} threads, which together read {about.bandwidth / 1e9:.1f} GB/s; {others}. "
-        f"Medians, \u00b1 half of the middle half's range, bold: times minitx's. Limit: the bytes that must move at that "
-        f"bandwidth. Written by `{about.command}`.",
+        f"Medians, \u00b1 half of the middle half's range, bold: times minitx's. Limit: the bytes that must move at "
+        f"that bandwidth. Written by `{about.command}`.",
         "",
         table(rows),
     ]

@@ -27,7 +27,7 @@ CHOICES = {
     "positions": "nn.positions:POSITIONS",
     "mixer": "nn.decoder:MIXERS",
     "tying": "nn.embedding:TYINGS",
-    "quantization": "weights.quant:QUANTIZATIONS",
+    "quantization": "nn.quant:QUANTIZATIONS",
     "length_penalty": "generation.search:LENGTH_PENALTIES",
 }
 
@@ -155,7 +155,7 @@ class Config(Record):
         if self.d_model % self.heads:
             raise ConfigError(f"config: heads must divide d_model, but {self.heads} does not divide {self.d_model}")
         for rule in self.keep:
-            importlib.import_module(f"{__package__}.weights.quant").check_rule(rule)
+            importlib.import_module(f"{__package__}.nn.quant").check_rule(rule)
         choice("tying", self.tying).check(self)
         choice("positions", self.positions).check(self)
 

@@ -86,7 +86,7 @@ def load(
 
     `device` is a backend of `minitx devices`, `engine` one of `ENGINES`: by default the native one on a CPU, and where
     that cannot be had the tinygrad engine, after `warn` was told why. `threads` are the native engine's, by default all
-    cores. `quantize` is a row of `weights.quant.QUANTIZATIONS`, by default as the model is stored; `keep` holds rules
+    cores. `quantize` is a row of `nn.quant.QUANTIZATIONS`, by default as the model is stored; `keep` holds rules
     PART=ROW for matrices that are stored otherwise. `notice` is told what takes long. Raises an `Error` that says in
     one line what is wrong: `FileError` for the model, `DeviceError` for the backend, `InputError` for an option.
     """

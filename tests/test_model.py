@@ -109,7 +109,7 @@ def test_a_saved_model_gives_the_same(model, tmp_path):
 
 
 def test_unknown_choices_are_refused_with_the_valid_ones():
-    with pytest.raises(ConfigError, match="engine 'warp' is not known; choose one of: jit"):
+    with pytest.raises(ConfigError, match="engine 'warp' is not known; choose one of: native, jit"):
         minitx.load("en-pt", engine="warp")
     with pytest.raises(AttributeError):
         minitx.nonsense  # noqa: B018

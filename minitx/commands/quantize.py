@@ -138,7 +138,7 @@ def stored_bytes(checkpoint: Checkpoint) -> int:
 
 def parts(checkpoint: Checkpoint) -> list[str]:
     """What a mix stores one way or the other: the rules' parts that are matrices of their own."""
-    from ..weights.quant import output_place
+    from ..nn.quant import output_place
 
     own = output_place(checkpoint.config) == "output"
     return ["embedding", *(["output"] if own else []), "encoder", "decoder"]

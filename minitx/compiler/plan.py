@@ -23,8 +23,8 @@ from tinygrad.engine.realize import get_call_arg_uops
 from tinygrad.uop.ops import Ops
 
 from ..config import Config
+from ..nn.quant import scheme
 from ..nn.transformer import Transformer
-from ..weights.quant import scheme
 from .forms import MAX_ROWS, Graph, Packed, Sources, swap
 from .packing import padded
 from .render import kernels, renderer

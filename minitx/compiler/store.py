@@ -231,7 +231,8 @@ def clear(older_than: float | None = None) -> int:
     known = {entry.path for entry in entries()}
     for path in listed() if older_than is None else ():
         if not path.name.startswith(".") and path not in known:  # what no manifest describes
-            freed += total(path) if remove(path) else 0
+            size = total(path)
+            freed += size if remove(path) else 0
     return freed
 
 

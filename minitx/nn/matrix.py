@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from tinygrad import Tensor, dtypes
 
-from ..weights.quant import GROUP, QUANTIZATIONS, scheme
+from .quant import GROUP, QUANTIZATIONS, scheme
 
 __all__ = ["Matrix", "quantize", "scheme"]
 

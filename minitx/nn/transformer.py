@@ -14,13 +14,13 @@ from tinygrad import Tensor
 
 from ..config import Config, choice
 from ..errors import ConfigError, differences, several
-from ..weights.quant import check_rules, scheme
 from .cache import Cache, allocate
 from .decoder import Decoder
 from .embedding import Embedding, Output
 from .encoder import Encoder
 from .matrix import stored_as
 from .ops import DTYPES, parameters, replace_matrices, upload
+from .quant import check_rules, scheme
 
 if TYPE_CHECKING:
     from tinygrad import UOp

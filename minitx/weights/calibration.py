@@ -15,9 +15,9 @@ from tinygrad import Tensor
 from ..errors import ConfigError
 from ..nn.matrix import Matrix
 from ..nn.ops import padding_mask, replace_matrices, upload
+from ..nn.quant import output_place
 from ..nn.transformer import Transformer
 from .checkpoint import Checkpoint
-from .quant import output_place
 
 Array = np.ndarray[Any, Any]
 Tokens = Sequence[Sequence[int]]

@@ -1,5 +1,7 @@
 """Stored matrices as tensors compute what a formula in numpy says: the integers to the bit, the rest to rounding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +9,17 @@ from hypothesis import strategies as st
 from tinygrad import Tensor, UOp
 
 from minitx.compiler.render import kernels
-from minitx.config import preset
+from minitx.config import Generation, preset
+from minitx.engines.jit import JitEngine
 from minitx.errors import ConfigError
+from minitx.generation.search import generate
 from minitx.nn.matrix import PRODUCTS, ROWS, Matrix, quantize
 from minitx.nn.ops import linear, padding_mask, upload
+from minitx.nn.quant import QUANTIZATIONS, Hints, scheme
 from minitx.nn.transformer import Transformer
-from minitx.weights.quant import QUANTIZATIONS, Hints
+from minitx.weights.checkpoint import Checkpoint
+from minitx.weights.quant import quantized
+from minitx.weights.shapes import expected
 
 STORED = [row for row in QUANTIZATIONS if row != "none"]
 
@@ -151,3 +158,43 @@ def test_a_quantized_model_draws_no_weights_and_takes_none_of_another_type():
 def test_a_rule_about_nothing_is_told():
     with pytest.raises(ConfigError, match=r"decoder\.layers\.7=f16 is about no matrix"):
         Transformer(preset("tiny", keep=("decoder.layers.7=f16",)), "NULL", seed=None)
+
+
+EXACT = ("f16", "bf16", "int8w")  # rows whose activations stay float32
+
+
+@pytest.mark.parametrize("row", STORED)
+@pytest.mark.parametrize("changes", [{}, {"tying": "none", "mixer": "ssru", "output_bias": True}])
+def test_the_tinygrad_engine_says_what_the_stored_numbers_say(row, changes):
+    config = preset("tiny", **changes)
+    weights = {name: w.numpy() for name, w in Transformer(config, "CPU", seed=4).parameters().items()}
+    rng = np.random.default_rng(5)
+    noise = {name: rng.normal(0, 0.1, w.shape).astype(np.float32) for name, w in weights.items() if w.ndim == 1}
+    weights = {name: w + noise.get(name, 0) for name, w in weights.items()}
+    search = Generation(start=-1, end=0, suppress=(1,))
+    first = Checkpoint(config, search, None, None, weights, {})  # tokenizers are not looked at
+    small = quantized(first, row, ["decoder.layers.0.feedforward=f16"])
+    dense = {name: dequantized(small, name) for name in weights}
+    stored = Transformer(small.config, "CPU", seed=None).load(small.weights)
+    plain = Transformer(config, "CPU", seed=None).load(dense)
+    sources = [[5, 6, 7, 0], [9, 40, 3, 11, 12, 0], [8, 0]]
+    for beam in (1, 3):
+        options = dataclasses.replace(search, beam=beam)
+        one, two = (generate(JitEngine(m, (1,)), sources, options, max_length=6) for m in (stored, plain))
+        if row in EXACT:
+            assert [[h.tokens for h in best] for best in one] == [[h.tokens for h in best] for best in two]
+        again = generate(JitEngine(stored, (1,)), sources[::-1], options, max_length=6, batch_size=1)[::-1]
+        assert [[h.tokens for h in best] for best in again] == [[h.tokens for h in best] for best in one]
+    tokens = Tensor(np.array([sources[1]], np.int32), device="CPU")
+    one, two = (m.forward(tokens, tokens).numpy() for m in (stored, plain))
+    np.testing.assert_allclose(one, two, atol=1e-4 if row in EXACT else 0.05 * np.abs(two).max())
+
+
+def dequantized(checkpoint, name):
+    """A weight of a quantized checkpoint as float32, by the numpy half of its row."""
+    w = checkpoint.weights[name]
+    if w.ndim != 2:
+        return w
+    shape = expected(checkpoint.config)[name]
+    row = QUANTIZATIONS[scheme(name, shape, checkpoint.config)]
+    return row.dequantize({end: checkpoint.weights[name + end] for end in row.parts})

@@ -18,10 +18,11 @@ from test_checkpoint import random_checkpoint, survives
 
 from minitx.config import Config, preset
 from minitx.errors import ConfigError, FileError
+from minitx.nn.quant import QUANTIZATIONS, Hints, scheme
 from minitx.weights.checkpoint import Checkpoint, load, save
 from minitx.weights.importers import read_folder
 from minitx.weights.names import BUILTINS, find, open_model
-from minitx.weights.quant import QUANTIZATIONS, Hints, quantized, scheme
+from minitx.weights.quant import quantized
 from minitx.weights.shapes import expected, stored
 
 STORED = [row for row in QUANTIZATIONS if row != "none"]

@@ -38,7 +38,12 @@ enum { LANES = 16, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 24, INT4_SUMS =
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
 #define SIMD_AVX2
-enum { LANES = 8, FLOAT_SUMS = 12, INT8W_SUMS = 6, INT8_SUMS = 8, INT4_SUMS = 4 };
+enum { LANES = 8, FLOAT_SUMS = 12, INT8W_SUMS = 8, INT4_SUMS = 4 };
+#ifdef __AVXVNNI__
+enum { INT8_SUMS = 12 };
+#else
+enum { INT8_SUMS = 8 }; /* dot_int8 needs registers of its own */
+#endif
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
 #define SIMD_NEON
@@ -175,35 +180,33 @@ INLINE vf vf_load_half(const void *p) {
  * dot_int8 gives DOT_OFFSET times the sum of the weights too much, to be taken off at the end. dot_int4 takes weights of
  * 0 to 15. x is -127 to 127, the weights of dot_int8 are -128 to 127. */
 
+#if defined(SIMD_AVX512) || defined(SIMD_AVX2)
+/* An unsigned operand times a signed one. Without VNNI pairs are summed in int16: at most 2 * 128 * 127, which it holds. */
+INLINE vi dot_unsigned(vi sum, vi u, vi s) {
 #if defined(SIMD_AVX512)
-enum { DOT_OFFSET = 128 };
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)u, (__m512i)s);
+#elif defined(__AVXVNNI__)
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)u, (__m256i)s);
+#else
+    return sum + (vi)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)u, (__m256i)s), _mm256_set1_epi16(1));
+#endif
+}
 typedef vi Four;
+#if defined(SIMD_AVX512) || defined(__AVXVNNI__)
+enum { DOT_OFFSET = 128 };
 /* x + 128, the unsigned operand. Opaque, or it is made before it is broadcast, which takes more of the ports that the
  * dot products need. */
 INLINE Four four(const void *x) { return (vi)vf_opaque((vf)vi_all(load_int32(x))) ^ (int32_t)0x80808080; }
-INLINE vi dot_int8(vi sum, vi w, Four x) { return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w); }
-INLINE vi dot_int4(vi sum, vi w, const void *x) {
-    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)vi_all(load_int32(x)));
-}
-
-#elif defined(SIMD_AVX2)
-enum { DOT_OFFSET = 0 };
-typedef vi Four;
-INLINE Four four(const void *x) { return vi_all(load_int32(x)); }
-/* An unsigned operand times a signed one. Pairs are summed in int16: at most 2 * 128 * 127, which it holds. */
-INLINE vi dot_unsigned(vi sum, vi u, vi s) {
-#ifdef __AVXVNNI__
-    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)u, (__m256i)s);
+INLINE vi dot_int8(vi sum, vi w, Four x) { return dot_unsigned(sum, x, w); }
 #else
-    __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)s);
-    return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#endif
-}
+enum { DOT_OFFSET = 0 };
+INLINE Four four(const void *x) { return vi_all(load_int32(x)); }
 /* |w| as the unsigned operand, and its sign moved to x, where -128 does not occur. */
 INLINE vi dot_int8(vi sum, vi w, Four x) {
     return dot_unsigned(sum, (vi)_mm256_abs_epi8((__m256i)w), (vi)_mm256_sign_epi8((__m256i)x, (__m256i)w));
 }
-INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_unsigned(sum, w, four(x)); }
+#endif
+INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_unsigned(sum, w, vi_all(load_int32(x))); }
 
 #elif defined(SIMD_NEON)
 enum { DOT_OFFSET = 0 };

@@ -19,6 +19,16 @@ NAMES = {  # arguments that the runtime knows, as they stand in the generated fu
 TYPEDEF = re.compile(r"^typedef .*;\n", re.M)
 
 
+# tinygrad writes for clang; what gcc has no name for.
+PREAMBLE = """\
+#include "kernels/kernels.h"
+#include "runtime/runtime.h"
+#ifndef __clang__
+#define __builtin_bit_cast(T, x) ({ __typeof__(x) from_ = (x); T to_; memcpy(&to_, &from_, sizeof to_); to_; })
+#endif
+"""
+
+
 def functions(plan: Plan) -> str:
     """The functions of a plan; `SET(name)` makes a name distinct for the instruction set."""
     typedefs = dict.fromkeys(line for text in plan.sources.values() for line in TYPEDEF.findall(text))
@@ -30,7 +40,7 @@ def functions(plan: Plan) -> str:
     largest = " ".join(f"bytes = larger(bytes, attend_scratch(keys, {width}));" for width in sorted(widths))
     return "\n".join(
         [
-            '#include "kernels/kernels.h"\n#include "runtime/runtime.h"\n',
+            PREAMBLE,
             *typedefs,
             *bodies,
             *(function(f) for f in plan.functions),

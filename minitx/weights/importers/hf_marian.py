@@ -17,6 +17,7 @@ import numpy as np
 
 from ...config import Config, Generation, choice
 from ...errors import Error, FileError
+from ...nn.quant import from_bf16
 from ...paths import map_file
 from ...text import tokenizer as tokenizers
 from ...text.renumbered import Renumbered
@@ -24,7 +25,6 @@ from ...text.sentencepiece import SentencePiece
 from ...text.tokenizer import Tokenizer
 from ...version import __version__
 from ..checkpoint import Checkpoint, Entry, check, damaged, read_header, read_json, view
-from ..quant import from_bf16
 from ..shapes import Shapes, expected
 from .engine import Array, Supported, beyond, convert, fingerprint, show
 from .marian_folder import plain
