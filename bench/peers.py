@@ -126,6 +126,31 @@ class PyTorch(Peer):
         return found[:, 1:].tolist()
 
 
+class OnnxRuntime(Peer):
+    """Two graphs and a search over them, since it has none of its own."""
+
+    precisions = ("f32",)
+    packages = ("onnxruntime", "onnx", "transformers", "torch")
+
+    def __init__(self, folder: Path, precision: str, threads: int):
+        from .onnx_model import Search, export
+
+        config = json.loads((folder / "config.json").read_text())
+        exported = folder.with_name(f"{folder.name}.onnx")
+        if not exported.is_dir():
+            export(folder, exported)
+        heads = config["decoder_attention_heads"]
+        self.pad = config["pad_token_id"]
+        self.search = Search(exported, threads, self.pad, heads, config["d_model"] // heads)
+
+    def generate(self, sources: Tokens, steps: int, beam: int) -> Tokens:
+        import numpy as np
+
+        longest = max(map(len, sources))
+        tokens = np.array([s + [self.pad] * (longest - len(s)) for s in sources])
+        return self.search(tokens, np.array([len(s) for s in sources]), steps, beam)
+
+
 class FastTranslate:
     """Text to text alone, a sentence at a time; its weights are those of minitx's en-pt."""
 
@@ -149,7 +174,12 @@ class MinitxText:
         self.translate = minitx.load("en-pt", quantize=None if precision == "f32" else precision, **options)
 
 
-PEERS: dict[str, Any] = {"minitx": Minitx, "CTranslate2": CTranslate2, "PyTorch": PyTorch}
+PEERS: dict[str, Any] = {
+    "minitx": Minitx,
+    "CTranslate2": CTranslate2,
+    "PyTorch": PyTorch,
+    "ONNX Runtime": OnnxRuntime,
+}
 ON_REQUEST: dict[str, Any] = {"minitx jit": MinitxJit}
 
 

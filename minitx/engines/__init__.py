@@ -27,4 +27,4 @@ class Engine(Protocol):
         """Feeds tokens (B,) and gives the k likeliest next ones: ids (B,K), log-probabilities (B,K), best first."""
 
     def reorder(self, state: Any, rows: np.ndarray) -> Any:
-        """The state whose row i is the old row rows[i]; there may be more rows than before, or fewer."""
+        """The state whose row i is the old row rows[i], more rows than before or fewer. The old state is spent."""
