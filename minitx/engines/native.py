@@ -28,6 +28,10 @@ Array = np.ndarray[Any, Any]
 Described = dict[str, dict[str, dict[str, Any]]]  # what the description holds of each function's buffers
 
 
+def empty() -> Array:
+    return np.empty(0, np.int32)
+
+
 @dataclass
 class State:
     """Hypotheses under way. Row r is of sentence sources[r]; at time t it used row slots[t, r] of the caches."""
@@ -39,17 +43,20 @@ class State:
     length: int  # T at most
     slots: Array  # (T,capacity) int32
     position: int = 0
-    outputs: dict[str, Array] = field(default_factory=dict)
-    bound: Any = None  # the pointers of all of these for the library; None when one has changed
+    tokens: Array = field(default_factory=empty)  # (capacity,) int32, fed to the step
+    ids: Array = field(default_factory=empty)  # (rows,K) int32, which it gives, in a flat array that may be longer
+    scores: Array = field(default_factory=empty)  # the same in float32
+    sizes: Array = field(default_factory=empty)  # int32, as kernels/sizes.h has them
+    bound: Any = None  # the addresses of all of these; None when one has changed
 
 
 class Library:
     """The compiled functions over their weights. Closed when nobody holds it any more."""
 
     def __init__(self, entry: Path, threads: int, instruction_set: str | None = None):
+        self._opened = None
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
-        self._opened = None
         self.held: object = None  # what keeps the entry there
         self._weights: mmap.mmap = map_file(entry / WEIGHTS)
         self._view = np.frombuffer(self._weights, np.uint8)
@@ -93,7 +100,12 @@ class NativeEngine:
         return (ctypes.c_void_p * len(names))(*(arrays[name].ctypes.data for name in names))
 
     def encode(self, tokens: Array, lengths: Array, length: int) -> State:
-        """The state before the first of at most `length` tokens: sources (B,S) int32, the rest behind lengths (B,)."""
+        """The state before the first of at most `length` tokens: sources (B,S) int32, the rest behind lengths (B,).
+
+        Raises `InputError` for lengths over the model's: there are no positions for them.
+        """
+        if max(tokens.shape[1], length) > (longest := self.config.max_length):
+            raise InputError(f"{max(tokens.shape[1], length)} tokens, and the model takes {longest}; split the text")
         lengths = np.asarray(lengths)
         starts = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
@@ -135,23 +147,30 @@ class NativeEngine:
         state.slots, state.sources, state.bound = slots, sources, None
 
     def step(self, state: State, tokens: Array, k: int) -> tuple[Array, Array]:
-        """Feeds tokens (B,) and gives the k likeliest next ones: ids (B,K), log-probabilities (B,K), best first."""
-        k = min(k, self.config.target_vocab, TOP_MAX)
-        capacity, rows = state.slots.shape[1], state.rows
-        if state.bound is None or state.outputs["ids"].size < rows * k:
-            state.outputs = {"tokens": np.zeros(capacity, np.int32), "sizes": np.zeros(6, np.int32)}
-            state.outputs["ids"] = np.zeros(capacity * k, np.int32)
-            state.outputs["scores"] = np.zeros(capacity * k, np.float32)
-            lines = {"sources": state.sources, "starts": state.starts, "slots": state.slots}
-            state.bound = self._pointers("step", state.arrays | lines | state.outputs)
-        made = state.outputs
-        made["tokens"][:rows] = tokens
-        longest = int(np.diff(state.starts).max(initial=0))
-        made["sizes"][:] = rows, state.position, len(state.starts) - 1, k, capacity, longest
-        self._library.run(STEP, state.bound, made["sizes"])
+        """Feeds tokens (B,) and gives the k likeliest next ones: ids (B,K), log-probabilities (B,K), best first.
+
+        Raises `InputError` for a step after the last that `encode` was told of.
+        """
+        if state.position >= state.length:
+            raise InputError(f"a step after the last of {state.length}; encode with a greater length")
+        k, rows = min(k, self.config.target_vocab, TOP_MAX), state.rows
+        if state.bound is None or state.ids.size < rows * k:
+            self._bind(state, k)
+        state.tokens[:rows] = tokens
+        state.sizes[0], state.sizes[1], state.sizes[3] = rows, state.position, k
+        self._library.run(STEP, state.bound, state.sizes)
         state.position += 1
         size = rows * k
-        return made["ids"][:size].reshape(rows, k).copy(), made["scores"][:size].reshape(rows, k).copy()
+        return state.ids[:size].reshape(rows, k).copy(), state.scores[:size].reshape(rows, k).copy()
+
+    def _bind(self, state: State, k: int) -> None:
+        """Makes room for k candidates a row, and notes where everything is that a step reads and writes."""
+        capacity, longest = state.slots.shape[1], int(np.diff(state.starts).max(initial=0))
+        state.tokens, state.ids = np.zeros(capacity, np.int32), np.zeros(capacity * k, np.int32)
+        state.scores = np.zeros(capacity * k, np.float32)
+        state.sizes = np.array([0, 0, len(state.starts) - 1, k, capacity, longest], np.int32)
+        lines = {name: getattr(state, name) for name in ("tokens", "sources", "starts", "slots", "ids", "scores")}
+        state.bound = self._pointers("step", state.arrays | lines)
 
     def reorder(self, state: State, rows: Array) -> State:
         """The state, itself changed, whose row i is the old row rows[i]. Caches stay in place: `slots` points there."""

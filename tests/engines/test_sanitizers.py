@@ -32,7 +32,7 @@ for lengths in ([1], [64], [2, 1, 7, 33], [5] * 9):
     for beam in (1, 4):
         generation = Generation(start=-1, end=0, beam=beam)
         generate(engine, batch, generation, max_length=7)
-state = engine.encode(np.array([[-5, 2**30, 96]], np.int32), np.array([3]), 70)
+state = engine.encode(np.array([[-5, 2**30, 96]], np.int32), np.array([3]), 64)
 for _ in range(64):  # to the last position of the model
     engine.step(state, np.array([2**31 - 1], np.int32), 80)
 """
