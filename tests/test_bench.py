@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import measure, peers, report
 from bench.cases import CASES, Row, check
 from bench.shapes import NEVER, SHAPES, names, sentences
 
+ROOT = Path(__file__).parents[1]
 ROW = Row("base", "int8", "greedy", "a step", 2, {"minitx": [1e-3, 2e-3, 1.5e-3], "peer": [3e-3] * 3}, 1e-3, ["a note"])
 ABOUT = report.About("a processor", 2, 2e10, {"peer": "peer 1.0"}, "python -m bench")
 

@@ -90,7 +90,7 @@ def to_int4(w: Array, hints: Hints) -> Parts:
     return {"": values[:, ::2] | values[:, 1::2] << 4, ".scale": scales, ".zero": zeros}
 
 
-def inverse_factor(moment: Array | None, size: int, damping: float = 0.3) -> Array:
+def inverse_factor(moment: Array | None, size: int, damping: float = 0.1) -> Array:
     """U with U^T U = the inverse of the moment, damped on its diagonal: the steps of algorithm 1. Identity for None."""
     if moment is None:
         return np.eye(size, dtype=np.float32)
