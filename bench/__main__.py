@@ -91,7 +91,9 @@ def rows(bench: Bench, args: argparse.Namespace) -> list[Row]:
         for precision in args.precision or ALL:
             names = [name for name in cases if name in CASES and not (precision == "int4" and name in ENCODERS)]
             if precision in SHAPES[shape].precisions and names:
-                found += bench.rows(shape, precision, names)
+                for row in bench.rows(shape, precision, names):
+                    found.append(row)
+                    say(f"  {report.line(row)}")  # what a run that is stopped has found is not lost
     if TRANSLATE in cases:
         if absent := peers.missing(peers.FastTranslate):
             say(f"translate is left out: {', '.join(absent)} not installed")
@@ -104,7 +106,9 @@ ENCODERS = [name for name, case in CASES.items() if case.what == "encoder"]
 
 
 def main() -> None:
-    args = parse()
+    args, busy = parse(), measure.busy()
+    if busy:
+        say(f"note:{busy}")
     with tempfile.TemporaryDirectory(prefix="minitx-bench-") as temporary:
         folder = args.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +118,7 @@ def main() -> None:
         lines = plot.series(bench, (args.shape or ["base"])[0]) if args.plot else []
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     versions = report.versions(bench.engines)
-    about = report.About(measure.machine(), args.threads, bench.bandwidth, versions, command)
+    about = report.About(measure.machine(), args.threads, bench.bandwidth, versions, command, busy)
     if args.plot:
         plot.draw(lines, args.plot, f"{about.machine}; {plot.PRECISION}")
     text = report.markdown(found, about)

@@ -110,7 +110,7 @@ def steps(peer: peers.Peer, sources: peers.Tokens, count: int, beam: int) -> Sam
     """Seconds of a step and of the encoder, over `count` steps after the first: medians over a turn."""
     step, encode, tokens = [], [], []
     turn_ends = time.perf_counter() + TURN
-    while len(step) < 3 or time.perf_counter() < turn_ends:
+    while not step or time.perf_counter() < turn_ends:
         one, _ = clock(lambda: peer.generate(sources, 1, beam))
         all_of_them, tokens = clock(lambda: peer.generate(sources, count + 1, beam))
         step.append((all_of_them - one) / count)
@@ -221,6 +221,14 @@ def by_turns(workers: dict[str, Worker], rounds: int, ask: Callable[[str], Seque
             if i:
                 found[name].append(sample)
     return found
+
+
+def busy() -> str:
+    """A warning where other programs run before anything is measured, else nothing."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return (
+        f" Other programs ran at the same time (load {load:.1f}): take no figure from this run." if load > 0.7 else ""
+    )
 
 
 def machine() -> str:

@@ -24,6 +24,7 @@ class About:
     bandwidth: float
     versions: dict[str, str]
     command: str
+    busy: str = ""  # a warning that other programs ran
 
 
 def duration(seconds: float) -> str:
@@ -42,6 +43,12 @@ def cell(row: Row, engine: str) -> str:
     if engine == "minitx" or "minitx" not in row.seconds:
         return text
     return f"{text}, **{row.median(engine) / row.median('minitx'):.3g} \u00d7**"
+
+
+def line(row: Row) -> str:
+    """A row in one line."""
+    cells = [f"{engine} {cell(row, engine).replace('**', '')}" for engine in row.seconds]
+    return f"{row.shape}, {row.precision}, {row.label}: {'; '.join(cells)}"
 
 
 def table(rows: list[Row]) -> str:
@@ -64,7 +71,7 @@ def markdown(rows: list[Row], about: About) -> str:
     lines = [
         f"{about.machine}; {about.threads} threads, which together read {about.bandwidth / 1e9:.1f} GB/s; {others}. "
         f"Medians, \u00b1 half of the middle half's range, bold: times minitx's. Limit: the bytes that must move at "
-        f"that bandwidth. Written by `{about.command}`.",
+        f"that bandwidth. Written by `{about.command}`.{about.busy}",
         "",
         table(rows),
     ]
