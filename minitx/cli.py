@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -68,8 +70,20 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def once_more(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that arrives while Python frees something is dropped there: it is made to arrive again a moment later."""
+    if lost.exc_type is not KeyboardInterrupt or not hasattr(signal, "pthread_kill"):
+        sys.__unraisablehook__(lost)
+        return
+    timer = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = once_more
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by who started us
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Read when minitx and tinygrad are imported, so set before any test module is.
 os.environ.setdefault("MINITX_CACHE", str(ROOT / ".pytest_cache" / "minitx"))
 os.environ.setdefault("PARALLEL", "0")  # pytest's own processes keep the cores busy
+
+# Started in the background by a shell, this process ignores Ctrl-C, and so would the programs that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "minitx",

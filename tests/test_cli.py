@@ -263,6 +263,22 @@ def on_a_terminal(*arguments):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
+def test_ctrl_c_is_not_lost_while_something_is_freed():
+    code = (
+        "import signal, sys, time\n"
+        "from minitx import cli\n"
+        "from minitx.commands import models\n"
+        "class Freed:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "def run(args):\n"
+        "    Freed(); time.sleep(20)\n"
+        "models.run = run\n"
+        "sys.exit(cli.main(['models']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert (run.returncode, run.stderr) == (130, "minitx: stopped\n")
+
+
 def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(file, tmp_path):
     process = start("run", file, stdin=subprocess.PIPE)
     process.stdin.write(b"Hello.\n")
