@@ -14,11 +14,12 @@ Peers come with: pip install -e '.[bench]'. One that is missing is left out, wit
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import tempfile
 from pathlib import Path
+
+from minitx.toolchain import cores
 
 from . import measure, peers, plot, report, translate
 from .cases import CASES, Bench, Row, say
@@ -48,7 +49,7 @@ def parse() -> argparse.Namespace:
     several("--precision", list(ALL), f"one of {', '.join(ALL)} (default: all)")
     several("--peer", [*peers.PEERS, *peers.ON_REQUEST], f"one of {', '.join([*peers.PEERS, *peers.ON_REQUEST])}")
     parser.add_argument("--device", action="append", default=[], help="for translate: a backend of tinygrad beside it")
-    parser.add_argument("--threads", type=positive, default=available(), help="of each engine (default: all cores)")
+    parser.add_argument("--threads", type=positive, default=cores(), help="of each engine (default: all cores)")
     parser.add_argument("--rounds", type=positive, help="turns of each engine (default: 7, with --quick 3)")
     parser.add_argument("--quick", action="store_true", help="few rounds, and a file of 200 sentences")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -61,10 +62,6 @@ def parse() -> argparse.Namespace:
     if args.write_readme and args.case == [NONE]:
         parser.error("--write-readme needs a case")
     return args
-
-
-def available() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def engines(named: list[str] | None) -> dict[str, type]:

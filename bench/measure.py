@@ -72,14 +72,7 @@ def bandwidth(threads: int, size: int = 1 << 28) -> float:
         return size / best(lambda: data.sum())
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "read.so"
-        command = [
-            compiler.path,
-            *(["cc"] if compiler.kind == "zig" else []),
-            "-O3",
-            "-march=native",
-            "-shared",
-            "-fPIC",
-        ]
+        command = [*compiler.command, "-O3", "-march=native", "-shared", "-fPIC"]
         command += ["-pthread", "-x", "c", "-", "-o", str(library)]
         subprocess.run(command, input=READER.encode(), check=True, capture_output=True)
         read = ctypes.CDLL(str(library)).read_all

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import FileError, InputError
 
 if TYPE_CHECKING:
     from ..model import Model
+    from ..weights.checkpoint import Checkpoint
 
 
 def positive(text: str) -> int:
@@ -65,16 +69,24 @@ def load(args: argparse.Namespace, status: Status) -> Model:
             threads=args.threads,
             quantize=args.quantize,
             notice=status,
-            warn=lambda message: warn(status, message),
+            warn=status.note,
         )
     finally:
         status("")
 
 
-def warn(status: Status, message: str) -> None:
-    """A line on standard error that stays."""
-    status("")
-    print(f"minitx: note: {' '.join(message.split())}", file=sys.stderr)
+def check_output(path: str) -> None:
+    """Raises `FileError` for a file to write whose name is not that of a model: before anything takes long."""
+    if not path.endswith(".safetensors"):
+        raise FileError(f"{path}: the name must end in .safetensors")
+
+
+def write(checkpoint: Checkpoint, path: str) -> None:
+    """Writes a model to a file, and tells its size."""
+    from ..weights.checkpoint import save
+
+    save(checkpoint, path)
+    print(f"{path}: {size(os.path.getsize(path))}", file=sys.stderr)
 
 
 class Status:
@@ -94,6 +106,11 @@ class Status:
             sys.stderr.flush()
             self.width = len(message)
 
+    def note(self, message: str) -> None:
+        """A line on standard error that stays."""
+        self("")
+        print(f"minitx: note: {' '.join(message.split())}", file=sys.stderr)
+
 
 def decode(line: bytes, where: str) -> str:
     """A line of UTF-8 without its end; raises `InputError` that says where in `where` it is not UTF-8."""
@@ -101,6 +118,17 @@ def decode(line: bytes, where: str) -> str:
         return line.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as e:
         raise InputError(f"{where}, byte {e.start + 1}: not UTF-8; convert it, for example with iconv") from None
+
+
+def read_lines(path: str, wanted: str, limit: int | None = None) -> list[str]:
+    """The first `limit` lines of a UTF-8 file; raises `FileError` that asks for what is `wanted`, or `InputError`."""
+    try:
+        data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise FileError(f"{path!r}: cannot be read ({reason}); name {wanted}") from e
+    lines = data.removesuffix(b"\n").split(b"\n")[:limit] if data else []
+    return [decode(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
-from ..errors import FileError
 from . import common
 
 EXAMPLES = """examples:
@@ -26,14 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..weights.checkpoint import save
     from ..weights.names import open_model
-    from ..weights.quant import quantized
 
-    if not args.out.endswith(".safetensors"):
-        raise FileError(f"{args.out}: the name must end in .safetensors")
-    checkpoint = open_model(args.source)
-    if args.quantize or args.keep:
-        checkpoint = quantized(checkpoint, args.quantize or checkpoint.config.quantization, args.keep)
-    save(checkpoint, args.out)
-    print(f"{args.out}: {common.size(os.path.getsize(args.out))}", file=sys.stderr)
+    common.check_output(args.out)
+    common.write(open_model(args.source, args.quantize, args.keep), args.out)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import importlib.util
 import time
-from pathlib import Path
 
 from ..config import pick
-from ..errors import Error, FileError, InputError
+from ..errors import Error, InputError
 from . import common
 
 EXAMPLES = """examples:
@@ -66,14 +64,9 @@ def run(args: argparse.Namespace) -> None:
 
 def read_pairs(path: str, limit: int | None) -> list[tuple[str, str]]:
     """The first `limit` pairs of a file of two columns; raises `FileError` or `InputError` that names the line."""
-    try:
-        data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    except (OSError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise FileError(f"{path!r}: cannot be read ({reason}); name a file of tab-separated pairs") from e
     pairs = []
-    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")[:limit] if data else [], 1):
-        columns = common.decode(line, f"{path}, line {number}").split("\t")
+    for number, line in enumerate(common.read_lines(path, "a file of tab-separated pairs", limit), 1):
+        columns = line.split("\t")
         if len(columns) != 2:
             raise InputError(
                 f"{path}, line {number}: {len(columns)} columns; a line is a source, a tab and a reference"

@@ -28,17 +28,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..compiler.plan import of_checkpoint
+    from ..compiler.plan import plan
     from ..weights.names import open_model
 
     status = common.Status()
     status("planning the model ...")
-    plan = of_checkpoint(open_model(args.model, args.quantize))
+    planned = plan(open_model(args.model, args.quantize).config)
     status("")
     if args.json:
-        print(plan.to_json())
+        print(planned.to_json())
         return
-    for function in plan.functions:
+    for function in planned.functions:
         if args.function in (None, function.name):
             print(f"{function.name}: {len(function.calls)} calls, {function.arena} bytes of memory for each row")
             print(common.table(rows(function)))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import itertools
-import os
-import sys
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, FileError, InputError
+from ..errors import Error, InputError
 from . import common
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..model import Model
     from ..weights.checkpoint import Checkpoint
 
@@ -45,12 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..weights.checkpoint import save
     from ..weights.names import open_model
     from ..weights.quant import quantized
 
-    if not args.out.endswith(".safetensors"):
-        raise FileError(f"{args.out}: the name must end in .safetensors")
+    common.check_output(args.out)
     if args.auto == bool(args.to) or args.auto != bool(args.pairs) or (args.auto and args.keep):
         raise InputError("give either --to Q, with --keep if you like, or --auto and PAIRS.tsv")
     status, checkpoint = common.Status(), open_model(args.model)
@@ -62,15 +60,14 @@ def run(args: argparse.Namespace) -> None:
         return quantized(checkpoint, quantization, keep, moments)
 
     chosen = automatic(args, checkpoint, make, status) if args.auto else make(args.to, args.keep)
-    save(chosen, args.out)
-    print(f"{args.out}: {common.size(os.path.getsize(args.out))}", file=sys.stderr)
+    common.write(chosen, args.out)
 
 
 def load(name: str, status: common.Status) -> Model:
     """A model on the engine that is fastest here."""
     from ..model import load
 
-    return load(name, notice=status, warn=lambda message: common.warn(status, message))
+    return load(name, notice=status, warn=status.note)
 
 
 def calibrate(name: str, path: str, status: common.Status) -> Mapping[str, Any]:
@@ -78,11 +75,7 @@ def calibrate(name: str, path: str, status: common.Status) -> Mapping[str, Any]:
     from ..weights.calibration import moments
 
     model = load(name, status)
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except (OSError, ValueError) as e:
-        raise FileError(f"{path!r}: cannot be read ({getattr(e, 'strerror', None) or e}); name a text file") from e
-    texts = [common.decode(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    texts = common.read_lines(path, "a text file")
     sources = [tokens for text in texts if (tokens := model.encode(text)) and model.fits(text)]
     if not sources:
         raise InputError(f"{path}: holds no sentence; write one on each line")
@@ -110,30 +103,39 @@ def automatic(
     print(ROW.format("stored as", "size", "BLEU", "drop"), flush=True)
     report("as it is", checkpoint, plain, plain)
 
+    def keep(mix: Mix) -> tuple[str, ...]:
+        return tuple(f"{part}={SMALL}" for part in mix)
+
     def measure(mix: Mix) -> float:
-        made = make(BASE, [f"{part}={SMALL}" for part in mix])
+        made = make(BASE, keep(mix))
         found = score(made, pairs, status)
         report(f"{BASE}, {SMALL} in {', '.join(mix) or 'nothing'}", made, found, plain)
         return plain - found
 
     def size(mix: Mix) -> int:
-        return stored_bytes(make(BASE, [f"{part}={SMALL}" for part in mix]))
+        return stored_bytes(dataclasses.replace(checkpoint.config, quantization=BASE, keep=keep(mix)))
 
     mix = smallest(parts(checkpoint), size, measure, args.max_bleu_drop)
     if mix is None:
         raise Error(f"even {BASE} costs more than {args.max_bleu_drop} BLEU; allow more, or choose f16")
-    return make(BASE, [f"{part}={SMALL}" for part in mix])
+    return make(BASE, keep(mix))
 
 
 ROW = "{:<44} {:>9}  {:>6}  {:>5}"
 
 
 def report(name: str, checkpoint: Checkpoint, bleu: float, plain: float) -> None:
-    print(ROW.format(name, common.size(stored_bytes(checkpoint)), f"{bleu:.2f}", f"{plain - bleu:.2f}"), flush=True)
+    size = common.size(stored_bytes(checkpoint.config))
+    print(ROW.format(name, size, f"{bleu:.2f}", f"{plain - bleu:.2f}"), flush=True)
 
 
-def stored_bytes(checkpoint: Checkpoint) -> int:
-    return sum(w.nbytes for w in checkpoint.weights.values())
+def stored_bytes(config: Config) -> int:
+    """Bytes of a model's weights, however they are stored, without making them."""
+    import numpy as np
+
+    from ..weights.shapes import stored
+
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in stored(config).values())
 
 
 def parts(checkpoint: Checkpoint) -> list[str]:

@@ -19,21 +19,21 @@ from . import weights
 from .build import InstructionSet, Unit, build, instruction_sets
 from .packing import padded
 from .sealed import Files
+from .store import DESCRIPTION, LIBRARY, WEIGHTS
 
 if TYPE_CHECKING:
     from .plan import Plan
 
 HERE = Path(__file__).parent
-LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"
 Notice = Callable[[str], object]
 
 
 def files(checkpoint: Checkpoint, notice: Notice = lambda message: None) -> Files:
     """The files of an entry, by name; raises `DeviceError` where the compiler fails."""
-    from .plan import of_checkpoint
+    from .plan import plan
 
     notice("planning the model ...")
-    planned = of_checkpoint(checkpoint)
+    planned = plan(checkpoint.config)
     return {
         LIBRARY: library(planned, notice),
         DESCRIPTION: json.dumps(describe(planned, checkpoint), ensure_ascii=False).encode(),

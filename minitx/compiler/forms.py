@@ -18,6 +18,7 @@ from typing import Any
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.uop.ops import KernelInfo, Ops
 
+from ..config import Config
 from ..nn.attention import Attention, SelfAttention
 from ..nn.cache import Cache
 from ..nn.embedding import Embedding, Output
@@ -25,28 +26,23 @@ from ..nn.feedforward import FeedForward
 from ..nn.norm import LayerNorm, Residual
 from ..nn.ops import Linear
 from ..nn.positions import Sinusoidal
+from ..nn.quant import output_place, scheme
 from ..nn.transformer import Transformer
-from .packing import padded
+from .packing import MAX_THREADS, TOP_MAX, TOP_STRIDE, quantized_stride
 from .weights import LOGIT_BIAS, MATRIX, TABLE, VECTOR, Weight
 
 MAX_ROWS = 1 << 16
-TOP_MAX, MAX_THREADS, TOP_STRIDE = 80, 64, 704  # of kernels/top.h
 INTEGERS = ("int8", "int4")  # the rows of QUANTIZATIONS whose kernels take quantized activations
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "silu": "SILU"}  # of kernels/linear.h
 SIZES, SCRATCH, NULL = "sizes", "scratch", "null"  # arguments of a kernel that are no tensors
 
 
-def quantized_stride(inputs: int) -> int:
-    """Bytes of a quantized row of activations, as kernels/quantize.h lays it out."""
-    return 64 + padded(4 * (-(-inputs // 32)), 64) + padded(inputs, 64)
-
-
 class Graph:
     """What the native forms share while one function of the model is planned: its rows, weights and kernels."""
 
-    def __init__(self, scheme: Callable[[str, tuple[int, int]], str], positions: Tensor | None):
+    def __init__(self, config: Config, positions: Tensor | None = None):
         self.rows = UOp.variable("rows", 1, MAX_ROWS)
-        self.scheme, self.positions = scheme, positions
+        self.config, self.positions = config, positions
         self.weights: dict[Weight, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.quantizes = False  # whether any kernel takes quantized activations
@@ -74,9 +70,6 @@ class Graph:
         """x as rows of a buffer, so that what comes after it does not compute it again."""
         return x if x.uop in self._whole else self.take(self.whole(x))
 
-    def is_settled(self, x: UOp) -> Tensor | None:
-        return self._whole.get(x)
-
     def weight(self, weight: Weight) -> Tensor:
         """The packed bytes of a weight; the same tensor wherever it is used."""
         if weight not in self.weights:
@@ -84,9 +77,9 @@ class Graph:
         return self.weights[weight]
 
     def matrix(self, name: str, outputs: int, inputs: int) -> Weight:
-        scheme = self.scheme(name, (outputs, inputs))
-        self.quantizes |= scheme in INTEGERS
-        return Weight(name, MATRIX, scheme, outputs, inputs)
+        row = scheme(name, (outputs, inputs), self.config)
+        self.quantizes |= row in INTEGERS
+        return Weight(name, MATRIX, row, outputs, inputs)
 
     def call(self, kernel: str, outputs: list[Tensor], inputs: list[Tensor], *arguments: object) -> list[Tensor]:
         """Enters a kernel; what it writes, after it. An argument that is a tensor must be among outputs or inputs."""
@@ -132,7 +125,7 @@ class Graph:
     def layernorm(self, x: Tensor, gain: Weight, bias: Weight, epsilon: float) -> Tensor:
         """The norm of x, which may be a sum of two that are not added yet; its quantized rows come along."""
         width = int(x.shape[-1])
-        summands = [self.is_settled(u) for u in x.uop.src] if x.uop.op is Ops.ADD else [None]
+        summands = [self._whole.get(u) for u in x.uop.src] if x.uop.op is Ops.ADD else [None]
         both = [t for t in summands if t is not None]
         sources = both if len(both) == 2 else [self.whole(x)]
         y, g, b = self.buffer(width), self.weight(gain), self.weight(bias)
@@ -299,9 +292,8 @@ class NativePositions:
 class NativeOutput:
     def __init__(self, graph: Graph, name: str, module: Output, model: Transformer):
         self._graph = graph
-        config, shared = model.config, module._shared
-        owner = f"{name}.weight" if shared is None else ("source" if shared is model.source else "target") + ".weight"
-        self.weight = graph.matrix(owner, config.target_vocab, config.d_model)
+        config = model.config
+        self.weight = graph.matrix(f"{output_place(config)}.weight", config.target_vocab, config.d_model)
         self.bias = Weight(f"{name}.bias" if config.output_bias else "", LOGIT_BIAS, "none", config.target_vocab)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -341,10 +333,8 @@ def swap(model: Transformer, graph: Graph) -> Transformer:
                 return made
         return value
 
-    # the output looks at the embeddings it is tied to, so it is made before they are gone
-    model.output = visit(model.output, "output")
-    for stack in ("source", "target", "encoder", "decoder"):
-        setattr(model, stack, visit(getattr(model, stack), stack))
-    if type(model._positions) in (Sinusoidal, *Sinusoidal.__subclasses__()):
+    for part in ("source", "target", "encoder", "decoder", "output"):
+        setattr(model, part, visit(getattr(model, part), part))
+    if isinstance(model._positions, Sinusoidal):
         model._positions = NativePositions(graph, model)
     return model

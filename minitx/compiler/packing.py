@@ -1,4 +1,6 @@
-"""Matrices in the layout that the kernels stream: panels of 16 of their rows, as kernels/linear.h describes them.
+"""What lies in memory as the kernels read it: the numbers of their headers, and matrices in the layout they stream.
+
+A matrix is in panels of 16 of its rows, as kernels/linear.h describes them.
 
 Axes: N rows (outputs), K columns (inputs), P panels.
 """
@@ -13,11 +15,18 @@ Array = np.ndarray[Any, Any]
 PANEL, GROUP = 16, 32
 BYTES = {"none": 4, "f16": 2, "bf16": 2, "int8": 1, "int8w": 1}  # of an element; int4 is packed in groups
 INT4_BLOCK = 304  # bytes of a group of 32 columns in 16 rows: nibbles, half scales, zero points
+MAX_THREADS, TOP_MAX = 64, 80  # of kernels/sizes.h
+TOP_STRIDE = 704  # bytes, of kernels/top.h
 
 
 def padded(size: int, multiple: int) -> int:
     """`size` rounded up."""
     return -(-size // multiple) * multiple
+
+
+def quantized_stride(k: int) -> int:
+    """Bytes of a quantized row of K activations, as kernels/quantize.h lays it out."""
+    return 64 + padded(4 * -(-k // GROUP), 64) + padded(k, 64)
 
 
 def packed_bytes(scheme: str, n: int, k: int) -> int:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.codegen import to_program
@@ -23,15 +22,11 @@ from tinygrad.engine.realize import get_call_arg_uops
 from tinygrad.uop.ops import Ops
 
 from ..config import Config
-from ..nn.quant import scheme
 from ..nn.transformer import Transformer
 from .forms import MAX_ROWS, Graph, Packed, Sources, swap
 from .packing import padded
 from .render import kernels, renderer
 from .weights import PLAIN, Weight
-
-if TYPE_CHECKING:
-    from ..weights.checkpoint import Checkpoint
 
 ALIGNMENT = 64  # bytes, of everything in memory
 
@@ -95,15 +90,9 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> Plan:
-    """The plan of a model, its matrices stored as they are in the checkpoint."""
-    config = checkpoint.config
-    return plan(config, lambda name, shape: scheme(name, shape, config))
-
-
-def plan(config: Config, scheme: Callable[[str, tuple[int, int]], str]) -> Plan:
-    """The plan of a model whose matrices are stored as `scheme(name, shape)` says, a row of QUANTIZATIONS each."""
-    planned = [planner(config, scheme) for planner in (plan_encode, plan_step)]
+def plan(config: Config) -> Plan:
+    """The plan of a model, its matrices stored as the config says."""
+    planned = [planner(config) for planner in (plan_encode, plan_step)]
     weights = sorted({w for graph, *_ in planned for w in graph.weights}, key=lambda w: (w.kind, w.name))
     places, size = {}, 0
     for weight in weights:
@@ -117,10 +106,10 @@ def plan(config: Config, scheme: Callable[[str, tuple[int, int]], str]) -> Plan:
 Named = dict[str, tuple[Tensor, str, str]]  # a buffer by its name: its tensor, role and extent
 
 
-def plan_encode(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], Named]:
+def plan_encode(config: Config) -> tuple[Graph, str, list[Tensor], Named]:
     """The encoder over packed sentences, and the keys and values that the decoder makes of what it gives."""
-    integers = {name: table(name) for name in ("tokens", "positions", "starts")}
-    graph = Graph(scheme, integers["positions"])
+    integers = {name: table() for name in ("tokens", "positions", "starts")}
+    graph = Graph(config, integers["positions"])
     model = swap(Transformer(config, "NULL", seed=None), graph)
     memory = model.encode(integers["tokens"], Packed(graph, integers["starts"]))
     given: Named = {name: (tensor, "input", "rows") for name, tensor in integers.items()}
@@ -132,10 +121,10 @@ def plan_encode(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], 
     return graph, "encode", list(outputs.values()), given | {n: (t, "output", "rows") for n, t in outputs.items()}
 
 
-def plan_step(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], Named]:
+def plan_step(config: Config) -> tuple[Graph, str, list[Tensor], Named]:
     """One token of every hypothesis, to the likeliest next ones."""
-    integers = {name: table(name) for name in ("tokens", "sources", "starts", "slots")}
-    graph = Graph(scheme, None)
+    integers = {name: table() for name in ("tokens", "sources", "starts", "slots")}
+    graph = Graph(config)
     model = Transformer(config, "NULL", seed=None)
     shapes = model.decoder.shapes(1, 1, 1)
     model = swap(model, graph)
@@ -161,7 +150,7 @@ def plan_step(config: Config, scheme: Any) -> tuple[Graph, str, list[Tensor], Na
     return graph, "step", [*graph.outputs.values(), *changed], given
 
 
-def table(name: str) -> Tensor:
+def table() -> Tensor:
     """A buffer of integers that the caller gives."""
     return Tensor.empty(MAX_ROWS, dtype=dtypes.int32, device="NULL")
 

@@ -24,6 +24,7 @@ from .locks import flock
 from .sealed import IN_USE, Files, manifest, whole, write
 from .trust import UntrustedError, check_owner
 
+LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"  # the files of a model's entry
 LIMIT = 4_000_000_000  # bytes of all entries together, unless $MINITX_CACHE_LIMIT says otherwise
 LEFT = 86_400.0  # seconds after which what a process was writing is taken to be left over
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import choice
+from ..nn.quant import QUANTIZATIONS, nibbles
 from . import packing
-from .packing import packed_bytes, padded
+from .packing import PANEL, padded
 
 if TYPE_CHECKING:
     from ..weights.checkpoint import Checkpoint
@@ -39,38 +41,72 @@ class Weight:
 
     @property
     def bytes(self) -> int:
-        if self.kind == MATRIX:
-            return packed_bytes(self.scheme, self.rows, self.columns)
-        size = self.rows * self.columns
-        return 4 * (size if self.kind in (TABLE, PLAIN) else padded(size, 16))
+        return LAYOUTS[self.kind].bytes(self)
 
 
 def pack(weight: Weight, checkpoint: Checkpoint) -> Array:
     """The bytes of one weight, as a flat array of any dtype."""
-    stored, config = checkpoint.weights, checkpoint.config
-    if weight.kind == MATRIX:
-        return pack_matrix(weight, stored)
-    if weight.kind == TABLE:
-        from ..config import choice
+    return LAYOUTS[weight.kind].pack(weight, checkpoint)
 
-        table: Array = choice("positions", config.positions).table(weight.rows, weight.columns)
-        return table.astype(np.float32).ravel()
-    if weight.kind == PLAIN:
-        return np.asarray(stored[weight.name], np.float32).ravel()
-    vector = np.zeros(padded(weight.rows, 16), np.float32)
+
+def pack_matrix(weight: Weight, checkpoint: Checkpoint) -> Array:
+    names = [weight.name + end for end in QUANTIZATIONS[weight.scheme].parts]
+    return PACKERS[weight.scheme](*(checkpoint.weights[name] for name in names))
+
+
+def pack_vector(weight: Weight, checkpoint: Checkpoint) -> Array:
+    vector = np.zeros(padded(weight.rows, PANEL), np.float32)
     if weight.name:
-        vector[: weight.rows] = stored[weight.name]
-    if weight.kind == LOGIT_BIAS:
-        vector[list(checkpoint.generation.suppress)] = -np.inf
+        vector[: weight.rows] = checkpoint.weights[weight.name]
     return vector
 
 
-def pack_matrix(weight: Weight, stored: Mapping[str, Array]) -> Array:
-    """A matrix by the scheme it is stored in."""
-    parts = [stored[weight.name + end] for end in ("", ".scale", ".zero") if weight.name + end in stored]
-    if weight.scheme in ("int8", "int8w"):
-        return packing.pack_int8(*parts)
-    if weight.scheme == "int4":
-        nibbles = np.stack([parts[0] & 15, parts[0] >> 4], -1).reshape(weight.rows, weight.columns)
-        return packing.pack_int4(nibbles, *parts[1:])
-    return packing.pack_float(*parts)
+def pack_logit_bias(weight: Weight, checkpoint: Checkpoint) -> Array:
+    vector = pack_vector(weight, checkpoint)
+    vector[list(checkpoint.generation.suppress)] = -np.inf
+    return vector
+
+
+def pack_table(weight: Weight, checkpoint: Checkpoint) -> Array:
+    table: Array = choice("positions", checkpoint.config.positions).table(weight.rows, weight.columns)
+    return table.astype(np.float32).ravel()
+
+
+def pack_plain(weight: Weight, checkpoint: Checkpoint) -> Array:
+    return np.asarray(checkpoint.weights[weight.name], np.float32).ravel()
+
+
+# How a matrix is packed, by a row of QUANTIZATIONS: a function of its parts.
+PACKERS: dict[str, Callable[..., Array]] = {
+    "none": packing.pack_float,
+    "f16": packing.pack_float,
+    "bf16": packing.pack_float,
+    "int8": packing.pack_int8,
+    "int8w": packing.pack_int8,
+    "int4": lambda packed, scale, zero: packing.pack_int4(nibbles(packed), scale, zero),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A row: how many bytes a weight of a kind takes, and which they are."""
+
+    bytes: Callable[[Weight], int]
+    pack: Callable[[Weight, Checkpoint], Array]
+
+
+def vector_bytes(weight: Weight) -> int:
+    return 4 * padded(weight.rows, PANEL)
+
+
+def plain_bytes(weight: Weight) -> int:
+    return 4 * weight.rows * weight.columns
+
+
+LAYOUTS = {
+    MATRIX: Layout(lambda weight: packing.packed_bytes(weight.scheme, weight.rows, weight.columns), pack_matrix),
+    VECTOR: Layout(vector_bytes, pack_vector),
+    LOGIT_BIAS: Layout(vector_bytes, pack_logit_bias),
+    TABLE: Layout(plain_bytes, pack_table),
+    PLAIN: Layout(plain_bytes, pack_plain),
+}

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from ..compiler.packing import MAX_THREADS, TOP_MAX
+from ..compiler.store import LIBRARY, WEIGHTS
 from ..config import Config
 from ..errors import DeviceError, InputError
 from ..paths import map_file
 
-LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"
 ENCODE, STEP = 0, 1  # the functions of the library, in the plan's order
-MAX_THREADS, TOP_MAX = 64, 80  # of kernels.h
+ROWS, POSITION, TOP = 0, 1, 3  # what of `sizes` changes from step to step; all are in kernels/sizes.h
 FAILURES = {1: "out of memory for {rows} rows; try a smaller --batch-size or --beam, or shorter lines"}
 Array = np.ndarray[Any, Any]
 Described = dict[str, dict[str, dict[str, Any]]]  # what the description holds of each function's buffers
@@ -157,7 +158,7 @@ class NativeEngine:
         if state.bound is None or state.ids.size < rows * k:
             self._bind(state, k)
         state.tokens[:rows] = tokens
-        state.sizes[0], state.sizes[1], state.sizes[3] = rows, state.position, k
+        state.sizes[[ROWS, POSITION, TOP]] = rows, state.position, k
         self._library.run(STEP, state.bound, state.sizes)
         state.position += 1
         size = rows * k

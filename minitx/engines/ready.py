@@ -15,13 +15,14 @@ from typing import Any
 
 from .. import toolchain
 from ..compiler import store
+from ..compiler.packing import MAX_THREADS
 from ..compiler.sealed import Files
 from ..config import Config, Generation
 from ..text import tokenizer as tokenizers
 from ..version import __version__
 from ..weights.checkpoint import Checkpoint
 from ..weights.names import identity, open_model
-from .native import DESCRIPTION, LIBRARY, MAX_THREADS, Library, NativeEngine
+from .native import Library, NativeEngine
 
 Name = str | os.PathLike[str]
 Notice = Callable[[str], object]
@@ -52,7 +53,7 @@ def open_native(
     Raises `DeviceError` where that cannot be had: there is no compiler, or it fails.
     """
     entry = find_or_build(name, quantize, keep, notice, warn)
-    described = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
+    described = json.loads((entry / store.DESCRIPTION).read_text(encoding="utf-8"))
     library = Library(entry, threads or min(toolchain.cores(), MAX_THREADS))
     library.held = store.use(entry)  # while it is open, the entry stays
     checkpoint = restore(described, Later(lambda: open_model(name, quantize, keep).weights))
@@ -100,7 +101,7 @@ def find_or_build(name: Name, quantize: str | None, keep: tuple[str, ...], notic
         meta = {"model": str(name), "quantization": checkpoint.config.quantization, "base": known, **build.facts()}
         return entry.files(checkpoint, notice), meta
 
-    return store.ensure(store.key(known, toolchain.native_fingerprint()), make, [LIBRARY], notice, warn)
+    return store.ensure(store.key(known, toolchain.native_fingerprint()), make, [store.LIBRARY], notice, warn)
 
 
 def standing(name: Name | None = None) -> tuple[str, str]:

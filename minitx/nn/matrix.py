@@ -18,9 +18,7 @@ from collections.abc import Callable
 
 from tinygrad import Tensor, dtypes
 
-from .quant import GROUP, QUANTIZATIONS, scheme
-
-__all__ = ["Matrix", "quantize", "scheme"]
+from .quant import GROUP, QUANTIZATIONS
 
 
 class Matrix:

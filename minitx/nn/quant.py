@@ -120,11 +120,15 @@ def best_range(group: Array, weight: Array | float) -> tuple[Array, Array]:
     return best
 
 
+def nibbles(packed: Array) -> Array:
+    """Bytes (N,K/2) of two values of 0 to 15 each, the even column in the low half, as (N,K)."""
+    return np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1)
+
+
 def from_int4(parts: Mapping[str, Array]) -> Array:
-    packed = parts[""]
-    values = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1, GROUP).astype(np.float32)  # (N,G,32)
+    values = nibbles(parts[""]).reshape(len(parts[""]), -1, GROUP).astype(np.float32)  # (N,G,32)
     scale, zero = (parts[end].astype(np.float32)[..., None] for end in (".scale", ".zero"))  # (N,G,1)
-    return ((values - zero) * scale).reshape(len(packed), -1)
+    return ((values - zero) * scale).reshape(len(values), -1)
 
 
 @dataclass(frozen=True)

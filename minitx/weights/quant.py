@@ -42,11 +42,11 @@ def quantized(
     weights: dict[str, Array] = {}
     for name, w in checkpoint.weights.items():
         hints = Hints(checkpoint.steps.get(name), (moments or {}).get(name))
-        weights |= {name + end: part for end, part in stored(name, w, config, hints)}
+        weights |= {name + end: part for end, part in stored_parts(name, w, config, hints)}
     return dataclasses.replace(checkpoint, config=config, weights=weights, steps={})
 
 
-def stored(name: str, w: Array, config: Config, hints: Hints) -> Iterator[tuple[str, Array]]:
+def stored_parts(name: str, w: Array, config: Config, hints: Hints) -> Iterator[tuple[str, Array]]:
     """What is stored of one weight; raises `ConfigError` for one that the row cannot hold."""
     row = scheme(name, w.shape, config) if w.ndim == 2 else "none"
     with np.errstate(over="ignore", invalid="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ def expected(config: Config) -> Shapes:
     return {name: shape for name, (shape, _) in stored(plain).items()}
 
 
+@functools.lru_cache(maxsize=8)  # an import, a check and a save ask for the same
 def stored(config: Config) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name, shape and numpy type of every tensor that is stored of it, quantized as the config says."""
     weights = Transformer(config, "NULL", seed=None).parameters()

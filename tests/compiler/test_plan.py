@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -14,7 +15,11 @@ from minitx.compiler.targets import c
 from minitx.config import preset
 
 CONFIGS = {"attention": preset("tiny"), "ssru": preset("tiny", mixer="ssru", placement="pre", final_norm=True)}
-SCHEME = {"none": lambda name, shape: "none", "int8": lambda name, shape: "int8"}
+QUANTIZATIONS = ("none", "int8")
+
+
+def stored(name, quantization):
+    return dataclasses.replace(CONFIGS[name], quantization=quantization)
 
 
 def kernels(function):
@@ -23,7 +28,7 @@ def kernels(function):
 
 def test_the_golden_plan_of_a_decoder_step():
     """Two layers of self-attention, encoder-decoder attention and feed-forward network, post-norm, in float32."""
-    _, step = plan(CONFIGS["attention"], SCHEME["none"]).functions
+    _, step = plan(stored("attention", "none")).functions
     layer = ["linear_f32"] * 3 + ["attend_step", "linear_f32", "layernorm"]
     layer += ["linear_f32", "attend_cross", "linear_f32", "layernorm", "linear_f32", "linear_f32", "layernorm"]
     assert kernels(step) == ["embed_f32", *layer, *layer, "top_f32", "top_merge"]
@@ -38,7 +43,7 @@ def test_the_golden_plan_of_a_decoder_step():
 
 def test_the_golden_plan_of_an_encoder_in_int8():
     """Activations are quantized once for all that read them, and in the norm where there is one before."""
-    encode, _ = plan(CONFIGS["attention"], SCHEME["int8"]).functions
+    encode, _ = plan(stored("attention", "int8")).functions
     layer = ["linear_int8"] * 3 + ["attend_encoder", "quantize", "linear_int8", "layernorm"]
     layer += ["linear_int8", "quantize", "linear_int8", "layernorm"]
     assert kernels(encode) == ["embed_int8", "quantize", *layer, *layer, *["linear_int8"] * 4]
@@ -51,16 +56,16 @@ def test_the_golden_plan_of_an_encoder_in_int8():
 
 
 def test_tensor_code_without_a_native_form_is_fused_by_tinygrad():
-    planned = plan(CONFIGS["ssru"], SCHEME["none"])
+    planned = plan(stored("ssru", "none"))
     assert planned.sources and all("KERNEL" in source for source in planned.sources.values())
     fused = [k for k in kernels(planned.functions[1]) if k in planned.sources]
     assert len(fused) <= 2 * 5  # the recurrence and four sums of residual connections, in each of two layers
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("scheme", SCHEME)
+@pytest.mark.parametrize("scheme", QUANTIZATIONS)
 def test_memory_that_is_in_use_at_the_same_time_does_not_overlap(name, scheme):
-    for function in plan(CONFIGS[name], SCHEME[scheme]).functions:
+    for function in plan(stored(name, scheme)).functions:
         life = {}
         for call in function.calls:
             for kind, i in call.arguments:
@@ -78,7 +83,7 @@ def test_memory_that_is_in_use_at_the_same_time_does_not_overlap(name, scheme):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_nothing_of_one_stage_reads_what_another_call_of_it_writes(name):
-    for function in plan(CONFIGS[name], SCHEME["int8"]).functions:
+    for function in plan(stored(name, "int8")).functions:
         for a in function.calls:
             for b in function.calls:
                 if a is not b and a.stage == b.stage:
@@ -86,7 +91,7 @@ def test_nothing_of_one_stage_reads_what_another_call_of_it_writes(name):
 
 
 def test_weights_are_aligned_and_apart():
-    planned = plan(CONFIGS["attention"], SCHEME["int8"])
+    planned = plan(stored("attention", "int8"))
     end = 0
     for weight, offset in sorted(planned.weights, key=lambda item: item[1]):
         assert offset >= end and offset % 64 == 0
@@ -111,10 +116,10 @@ def test_a_plan_is_the_same_in_every_process():
     code = (
         "import hashlib; from minitx.config import preset; from minitx.compiler.plan import plan\n"
         "from minitx.compiler.targets import c\n"
-        "p = plan(preset('tiny', mixer='ssru'), lambda name, shape: 'int8')\n"
+        "p = plan(preset('tiny', mixer='ssru', quantization='int8'))\n"
         "print(hashlib.sha256((p.to_json() + c.functions(p)).encode()).hexdigest())"
     )
-    here = plan(preset("tiny", mixer="ssru"), SCHEME["int8"])
+    here = plan(preset("tiny", mixer="ssru", quantization="int8"))
     expected = hashlib.sha256((here.to_json() + c.functions(here)).encode()).hexdigest()
     for seed in ("1", "2"):
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(seed))
@@ -128,6 +133,6 @@ def _environment(seed):
 
 
 def test_a_plan_is_json():
-    planned = plan(CONFIGS["attention"], SCHEME["none"])
+    planned = plan(stored("attention", "none"))
     data = json.loads(planned.to_json())
     assert [f["name"] for f in data["functions"]] == ["encode", "step"]

@@ -10,9 +10,10 @@ import numpy as np
 
 from minitx.compiler import entry, plan
 from minitx.compiler.build import InstructionSet, instruction_sets
+from minitx.compiler.store import LIBRARY, WEIGHTS
 from minitx.config import Config, Generation, preset
 from minitx.engines.jit import JitEngine
-from minitx.engines.native import LIBRARY, WEIGHTS, Library, NativeEngine
+from minitx.engines.native import Library, NativeEngine
 from minitx.nn.transformer import Transformer
 from minitx.weights.checkpoint import Checkpoint
 from minitx.weights.quant import quantized
@@ -57,7 +58,7 @@ def built(name: str, quantization: str, instruction_set: str | None = None) -> t
     """The library and the weights of a model in a folder, for one instruction set: by default this processor's best."""
     model = checkpoint(name, quantization)
     sets = [row for row in runnable() if instruction_set in (None, row.name)][:1]
-    planned = plan.of_checkpoint(model)
+    planned = plan.plan(model.config)
     folder = Path(tempfile.mkdtemp(prefix="minitx-test-"))
     (folder / LIBRARY).write_bytes(entry.library(planned, sets=sets))
     with (folder / WEIGHTS).open("wb") as file:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from native_models import built, native, reference, runnable, sentences
 
+from minitx.compiler.packing import MAX_THREADS
+from minitx.compiler.store import LIBRARY, WEIGHTS
 from minitx.config import Generation
-from minitx.engines.native import LIBRARY, MAX_THREADS, WEIGHTS, Library
+from minitx.engines.native import Library
 from minitx.errors import DeviceError, FileError, InputError
 from minitx.generation.search import generate
 

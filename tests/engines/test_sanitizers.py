@@ -13,7 +13,7 @@ import pytest
 from native_models import CONFIGS, checkpoint, runnable
 
 from minitx.compiler import build, entry, plan
-from minitx.engines.native import LIBRARY, WEIGHTS
+from minitx.compiler.store import LIBRARY, WEIGHTS
 
 RUN = """
 import json, sys
@@ -57,7 +57,7 @@ def test_a_search_reads_and_writes_nothing_out_of_bounds(tmp_path, name, quantiz
         assert "CI" not in os.environ or sys.platform != "linux", "install clang with its sanitizers"
         pytest.skip("clang's sanitizers are not installed")
     model = checkpoint(name, quantization)
-    planned = plan.of_checkpoint(model)
+    planned = plan.plan(model.config)
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared-libasan"]
     objects = []
     for unit in entry.units(planned, runnable()[:1]):

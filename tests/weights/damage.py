@@ -1,10 +1,13 @@
-"""Damages a file on disk, one way after another."""
+"""Damages a file on disk, one way after another, and holds what is said of one."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from minitx.errors import Error
 
 
 def flipped(path: Path, places: Iterable[int], random: np.random.Generator) -> Iterator[int]:
@@ -26,3 +29,12 @@ def truncated(path: Path, count: int, random: np.random.Generator) -> Iterator[i
     for length in sorted(random.integers(0, path.stat().st_size, count).tolist(), reverse=True):
         os.truncate(path, length)
         yield length
+
+
+def one_line(path: Path, run: Callable[[Path], object]) -> str:
+    """The message with which `run` refuses a path: one line, and not a long one."""
+    with pytest.raises(Error) as caught:
+        run(path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 1500
+    return message

@@ -6,12 +6,14 @@ Axes: B batch, T target, S source, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import damage
 import numpy as np
 import pytest
 import torch
@@ -298,12 +300,7 @@ def test_ids_and_texts_are_those_of_transformers(tokenizers: tuple[Any, MarianTo
         found.source.decode([theirs.vocab_size])
 
 
-def one_line(folder: Path) -> str:
-    with pytest.raises(Error) as caught:
-        read_folder(folder)
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 1500
-    return text
+one_line = functools.partial(damage.one_line, run=read_folder)
 
 
 def test_everything_unsupported_is_named_at_once(tmp_path: Path) -> None:

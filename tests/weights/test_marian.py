@@ -6,13 +6,12 @@ import os
 import shutil
 import struct
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from damage import flipped, truncated
+from damage import flipped, one_line, truncated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marian_writer import FLOAT32, INTGEMM8, Tiny, build, options, pack, spm, write_folder
@@ -160,14 +159,6 @@ def test_the_real_models_have_the_numbers_of_an_independent_reading(real: Path) 
     used = [name for name in tensors if not name.endswith("_QuantMultA")]
     assert len(weights) == len(used)
     assert sum(w.size for w in weights.values()) == sum(tensors[name].size for name in used)
-
-
-def one_line(path: Path, run: Callable[[Path], object]) -> str:
-    with pytest.raises(Error) as caught:
-        run(path)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 1500
-    return message
 
 
 def test_everything_unsupported_is_named_at_once(tmp_path: Path) -> None:

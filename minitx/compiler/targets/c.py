@@ -35,8 +35,8 @@ def functions(plan: Plan) -> str:
     bodies = [
         f"static {TYPEDEF.sub('', text).strip().replace('KERNEL', name)}\n" for name, text in plan.sources.items()
     ]
-    heads = sorted({call.arguments for f in plan.functions for call in f.calls if call.kernel.startswith("attend")})
-    widths = {dict(enumerate(a))[len(a) - 4][1] for a in heads}  # head size stands before scratch, thread, threads
+    attending = (call for f in plan.functions for call in f.calls if call.kernel.startswith("attend"))
+    widths = {call.arguments[-4][1] for call in attending}  # head size stands before scratch, thread, threads
     largest = " ".join(f"bytes = larger(bytes, attend_scratch(keys, {width}));" for width in sorted(widths))
     return "\n".join(
         [

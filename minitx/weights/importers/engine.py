@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,3 +105,8 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, for the provenance."""
     data = map_file(path)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def plain(path: Path) -> str:
+    """The last part of a path, as text that JSON can hold whatever its bytes are."""
+    return os.fsencode(path.name).decode(errors="replace")

@@ -26,8 +26,7 @@ from ...text.tokenizer import Tokenizer
 from ...version import __version__
 from ..checkpoint import Checkpoint, Entry, check, damaged, read_header, read_json, view
 from ..shapes import Shapes, expected
-from .engine import Array, Supported, beyond, convert, fingerprint, show
-from .marian_folder import plain
+from .engine import Array, Supported, beyond, convert, fingerprint, plain, show
 
 Options = dict[str, Any]
 CONFIG, SEARCH, WEIGHTS, PICKLE = "config.json", "generation_config.json", "model.safetensors", "pytorch_model.bin"

@@ -6,7 +6,6 @@ leaves out have Marian's defaults; without one, the only files there are and min
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ...config import Generation
@@ -16,7 +15,7 @@ from ...text import tokenizer as tokenizers
 from ...text.tokenizer import Tokenizer
 from ...version import __version__
 from ..checkpoint import Checkpoint, check
-from .engine import YAML_CAP, fingerprint, read_yaml, show
+from .engine import YAML_CAP, fingerprint, plain, read_yaml, show
 from .marian import Options, read_model
 
 
@@ -80,11 +79,6 @@ def generation(options: Options, source: Tokenizer, target: Tokenizer, where: Pa
         return Generation(**fields)
     except (Error, ValueError) as e:  # ValueError: an integer of thousands of digits, when it is shown
         raise FileError(f"{where}: {e}; correct it") from None
-
-
-def plain(path: Path) -> str:
-    """The last part of a path, as text that JSON can hold whatever its bytes are."""
-    return os.fsencode(path.name).decode(errors="replace")
 
 
 def matches(folder: Path) -> bool:
