@@ -28,7 +28,7 @@ from ..nn.ops import Linear
 from ..nn.positions import Sinusoidal
 from ..nn.quant import output_place, scheme
 from ..nn.transformer import Transformer
-from .packing import MAX_THREADS, TOP_MAX, TOP_STRIDE, quantized_stride
+from .packing import TOP_CHUNKS, TOP_MAX, TOP_STRIDE, quantized_stride
 from .weights import LOGIT_BIAS, MATRIX, TABLE, VECTOR, Weight
 
 MAX_ROWS = 1 << 16
@@ -156,7 +156,7 @@ class Graph:
     def top(self, x: Tensor, weight: Weight, bias: Weight) -> None:
         """The likeliest outputs, without a row of logits in memory: the graph's outputs `ids` and `scores`."""
         source, w, b = self.operand(x, weight), self.weight(weight), self.weight(bias)
-        partial = self.buffer(MAX_THREADS * TOP_STRIDE, dtypes.uint8)
+        partial = self.buffer(TOP_CHUNKS * TOP_STRIDE, dtypes.uint8)
         arguments = (partial, source, w, b, SIZES, weight.columns, weight.rows)
         (partial,) = self.call(f"top_{kernel_name(weight)}", [partial], [source, w, b], *arguments)
         ids, scores = self.buffer(TOP_MAX, dtypes.int32), self.buffer(TOP_MAX)

@@ -16,7 +16,7 @@ PANEL, GROUP = 16, 32
 BYTES = {"none": 4, "f16": 2, "bf16": 2, "int8": 1, "int8w": 1}  # of an element; int4 is packed in groups
 INT4_BLOCK = 304  # bytes of a group of 32 columns in 16 rows: nibbles, half scales, zero points
 MAX_THREADS, TOP_MAX = 64, 80  # of kernels/sizes.h
-TOP_STRIDE = 704  # bytes, of kernels/top.h
+TOP_STRIDE, TOP_CHUNKS = 704, 32  # bytes of what is kept of a chunk of logits, and how many there are: kernels/top.h
 
 
 def padded(size: int, multiple: int) -> int:

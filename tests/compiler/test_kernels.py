@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from minitx.compiler import packing
-from minitx.compiler.packing import packed_bytes, padded
+from minitx.compiler.packing import TOP_CHUNKS, TOP_STRIDE, packed_bytes, padded
 
 KERNELS = Path(packing.__file__).parent / "kernels"
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
@@ -44,7 +44,7 @@ BUILDS = {  # name: compiler, flags, what the processor must have, emulator
     "neon-dotprod": ("zig", [*NEON, "-mcpu=baseline+dotprod"], "", "qemu-aarch64"),
     "riscv": ("zig", ["-target", "riscv64-linux-musl", "-static"], "", "qemu-riscv64"),
 }
-NONE, TOP_STRIDE, MAX_THREADS = None, 704, 64
+NONE = None
 SCHEMES = ("f32", "f16", "bf16", "int8", "int8w", "int4")
 ACTIVATIONS = ("IDENTITY", "RELU", "GELU", "GELU_TANH", "SILU", "SIGMOID")
 
@@ -406,7 +406,7 @@ def test_embed_looks_up_scales_and_adds_positions(kernels, scheme):
 
 def top(kernels, weights, x, bias, count, threads):
     rows, many = len(x), sizes(len(x), top=count)
-    partial = np.zeros((rows, MAX_THREADS, TOP_STRIDE), np.uint8)
+    partial = np.zeros((rows, TOP_CHUNKS, TOP_STRIDE), np.uint8)
     buffers = [partial, x, weights.packed, None if bias is None else padded_bias(bias), many]
     partial = kernels(f"top_{weights.scheme}", buffers, [weights.k, weights.n], 0, threads)[0]
     ids, scores = np.zeros((rows, count), np.int32), np.zeros((rows, count), np.float32)

@@ -1,7 +1,8 @@
 /* The likeliest of the logits x W^T + b and their log-probabilities, without a row of logits in memory.
  *
- * Each thread keeps of its own columns the maximum, the sum of e^(logit - maximum) and the best TOP candidates; then
- * they are merged. Equal logits: the smaller id first. A NaN among the logits makes the scores of its row NaN.
+ * The columns are in TOP_CHUNKS chunks, of which each thread takes some: of a chunk the maximum, the sum of
+ * e^(logit - maximum) and the best TOP candidates are kept, and then all are merged, so that the scores are the same to
+ * the bit whatever the number of threads. Equal logits: the smaller id first. A NaN makes the scores of its row NaN.
  */
 #ifndef MINITX_TOP_H
 #define MINITX_TOP_H
@@ -16,11 +17,11 @@ typedef struct {
     float values[TOP_MAX]; /* best first */
 } Best;
 
-enum { TOP_STRIDE = 704 };
+enum { TOP_STRIDE = 704, TOP_CHUNKS = 32 };
 _Static_assert(sizeof(Best) <= TOP_STRIDE, "a Best has to fit its place");
 
-static inline Best *best_of(uint8_t *partial, int row, int thread) {
-    return (Best *)(partial + ((size_t)row * MAX_THREADS + (size_t)thread) * TOP_STRIDE);
+static inline Best *best_of(uint8_t *partial, int row, int chunk) {
+    return (Best *)(partial + ((size_t)row * TOP_CHUNKS + (size_t)chunk) * TOP_STRIDE);
 }
 
 static void start(Best *best) {
@@ -53,14 +54,14 @@ static void raise_largest(Best *best, float largest) {
 
 typedef struct {
     uint8_t *partial;
-    int top, thread;
+    int top, chunk;
 } Candidates;
 
 /* Takes some logits of one row. Few of them reach the best, and most of the time none. */
 static void take_top(void *to, const Matrix *m, int row, int column, int count, float *logits) {
     (void)m;
     const Candidates *c = to;
-    Best *best = best_of(c->partial, row, c->thread);
+    Best *best = best_of(c->partial, row, c->chunk);
     const int padded = rounded(count, PANEL);
     for (int i = count; i < padded; i++) logits[i] = -__builtin_inff();
     vf most = vf_all(-__builtin_inff()), sum = vf_all(0);
@@ -78,9 +79,12 @@ static void take_top(void *to, const Matrix *m, int row, int column, int count, 
     static void top_##SCHEME(uint8_t *partial, const void *x, const uint8_t *w, const float *bias,                    \
                              const int32_t *sizes, int k, int n, int thread, int threads) {                           \
         const Matrix m = matrix(&scheme_##SCHEME, x, w, bias, k, n);                                                  \
-        for (int r = 0; r < sizes[ROWS]; r++) start(best_of(partial, r, thread));                                     \
-        products(&scheme_##SCHEME, &m, sizes[ROWS], thread, threads, take_top,                                        \
-                 &(Candidates){partial, sizes[TOP], thread});                                                         \
+        const int end = share(TOP_CHUNKS, thread + 1, threads);                                                       \
+        for (int chunk = share(TOP_CHUNKS, thread, threads); chunk < end; chunk++) {                                  \
+            for (int r = 0; r < sizes[ROWS]; r++) start(best_of(partial, r, chunk));                                  \
+            products(&scheme_##SCHEME, &m, sizes[ROWS], chunk, TOP_CHUNKS, take_top,                                  \
+                     &(Candidates){partial, sizes[TOP], chunk});                                                      \
+        }                                                                                                             \
     }
 
 TOP_OF(f32)
@@ -105,23 +109,23 @@ static float logarithm(float x) {
     return (float)exponent * 0.69314718f + 2 * z * (1 + s * (1.0f / 3 + s * (0.2f + s * (1.0f / 7 + s * (1.0f / 9)))));
 }
 
-/* The threads' bests of a row together. Theirs come in the order of their columns, so equal ones stay in that of ids. */
-static void merge(Best *all, uint8_t *partial, int row, int threads, int top) {
+/* The bests of a row's chunks together. They come in the order of their columns, so equal ones stay in that of ids. */
+static void merge(Best *all, uint8_t *partial, int row, int top) {
     start(all);
-    for (int t = 0; t < threads; t++) {
-        const Best *part = best_of(partial, row, t);
+    for (int chunk = 0; chunk < TOP_CHUNKS; chunk++) {
+        const Best *part = best_of(partial, row, chunk);
         raise_largest(all, part->largest);
         all->sum += part->sum * relative(part->largest, all->largest);
         for (int i = 0; i < part->count; i++) propose(all, part->values[i], part->ids[i], top);
     }
 }
 
-/* The partial results of all threads to ids and log-probabilities (rows, TOP), best first. */
+/* The partial results of all chunks to ids and log-probabilities (rows, TOP), best first. */
 static void top_merge(int32_t *ids, float *scores, const uint8_t *partial, const int32_t *sizes, int thread, int threads) {
     const int rows = sizes[ROWS], top = sizes[TOP];
     for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {
         Best all;
-        merge(&all, (uint8_t *)partial, r, threads, top);
+        merge(&all, (uint8_t *)partial, r, top);
         const float total = all.sum == all.sum ? all.largest + logarithm(all.sum) : all.sum;
         memcpy(ids + (size_t)r * (size_t)top, all.ids, sizeof(int32_t) * (size_t)top);
         for (int i = 0; i < top; i++) scores[(size_t)r * (size_t)top + (size_t)i] = all.values[i] - total;
