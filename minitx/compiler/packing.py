@@ -14,9 +14,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 PANEL, GROUP = 16, 32
 BYTES = {"none": 4, "f16": 2, "bf16": 2, "int8": 1, "int8w": 1}  # of an element; int4 is packed in groups
-INT4_BLOCK = 304  # bytes of a group of 32 columns in 16 rows: nibbles, half scales, zero points
+INT4_NIBBLES, INT4_SCALES = 256, 48  # bytes of a group of 32 columns in 16 rows; scales come with zero points
 MAX_THREADS, TOP_MAX = 64, 80  # of kernels/sizes.h
-TOP_STRIDE, TOP_CHUNKS = 704, 32  # bytes of what is kept of a chunk of logits, and how many there are: kernels/top.h
+TOP_STRIDE, TOP_CHUNKS = 768, 32  # bytes of what is kept of a chunk of logits, and how many there are: kernels/top.h
 
 
 def padded(size: int, multiple: int) -> int:
@@ -33,9 +33,9 @@ def packed_bytes(scheme: str, n: int, k: int) -> int:
     """Bytes of a packed matrix (N,K) of a row of QUANTIZATIONS."""
     rows = padded(n, PANEL)
     if scheme == "int4":
-        return rows // PANEL * (k // GROUP) * INT4_BLOCK
+        return rows // PANEL * (k // GROUP) * (INT4_NIBBLES + INT4_SCALES)
     if scheme in ("int8", "int8w"):
-        return rows * padded(k, 4) + 8 * rows
+        return rows * padded(k, 4) + 4 * rows
     return rows * k * BYTES[scheme]
 
 
@@ -53,24 +53,24 @@ def pack_float(w: Array) -> Array:
 
 
 def pack_int8(q: Array, scale: Array) -> Array:
-    """int8 (N,K) with a float32 scale a row to [P][K/4][16][4], the scales, and the int32 sum of each row, as bytes."""
+    """int8 (N,K) with a float32 scale a row to [P][K/4][16][4], each value + 128, and the scales, as bytes."""
     blocks = panels(q, 4)  # (P,16,K)
     count, _, k = blocks.shape
-    body = np.ascontiguousarray(blocks.reshape(count, PANEL, k // 4, 4).transpose(0, 2, 1, 3))  # (P,K/4,16,4)
-    scales, sums = np.zeros(count * PANEL, np.float32), np.zeros(count * PANEL, np.int32)
-    scales[: len(scale)], sums[: len(q)] = scale, q.sum(1, dtype=np.int32)
-    return np.concatenate([part.view(np.uint8).ravel() for part in (body, scales, sums)])
+    body = blocks.view(np.uint8).reshape(count, PANEL, k // 4, 4).transpose(0, 2, 1, 3) ^ np.uint8(128)  # (P,K/4,16,4)
+    scales = np.zeros(count * PANEL, np.float32)
+    scales[: len(scale)] = scale
+    return np.concatenate([body.ravel(), scales.view(np.uint8)])
 
 
 def pack_int4(nibbles: Array, scale: Array, zero: Array) -> Array:
-    """0 to 15 (N,K) with a float16 scale and a zero point for each 32 columns, to blocks of 304 bytes [P][K/32]."""
+    """0 to 15 (N,K) with a float16 scale and a zero point for each 32 columns: [P] of all nibbles, then the rest."""
     blocks, scales, zeros = panels(nibbles), panels(scale), panels(zero)
     count, _, k = blocks.shape
     # of a group: 4 times 8 columns, of which the first four are low nibbles and the last four high ones
     parts = blocks.reshape(count, PANEL, k // GROUP, 4, 2, 4).transpose(0, 2, 3, 4, 1, 5)  # (P,K/32,4,2,16,4)
-    packed = np.empty((count, k // GROUP, INT4_BLOCK), np.uint8)
-    packed[:, :, :256] = (parts[:, :, :, 0] | parts[:, :, :, 1] << 4).reshape(count, k // GROUP, 256)
+    packed = (parts[:, :, :, 0] | parts[:, :, :, 1] << 4).reshape(count, -1)  # (P, K/32 * 256)
+    rest = np.empty((count, k // GROUP, INT4_SCALES), np.uint8)
     halves = np.ascontiguousarray(scales.transpose(0, 2, 1)).astype(np.float16)
-    packed[:, :, 256:288] = halves.view(np.uint8).reshape(count, k // GROUP, 32)
-    packed[:, :, 288:] = zeros.transpose(0, 2, 1)
-    return packed.ravel()
+    rest[:, :, :32] = halves.view(np.uint8).reshape(count, k // GROUP, 32)
+    rest[:, :, 32:] = zeros.transpose(0, 2, 1)
+    return np.concatenate([packed, rest.reshape(count, -1)], axis=1).ravel()

@@ -183,6 +183,7 @@ def quantized_rows(x):
     out = np.zeros((rows, offset + padded(k, 64)), np.uint8)
     out[:, :4] = scale.view(np.uint8).reshape(rows, 4)
     sums = np.pad(q, ((0, 0), (0, -k % 32))).reshape(rows, -(-k // 32), 32).sum(2, dtype=np.int32)
+    out[:, 4:8] = sums.sum(1, dtype=np.int32)[:, None].view(np.uint8)
     out[:, 64 : 64 + 4 * sums.shape[1]] = sums.view(np.uint8).reshape(rows, 4 * sums.shape[1])
     out[:, offset : offset + k] = q.view(np.uint8)
     return out
@@ -354,7 +355,7 @@ def test_quantize_rounds_half_to_even(kernels, threads):
         out = kernels("quantize", [np.full_like(quantized_rows(x), 9), x, sizes(rows)], [k], 0, threads)[0]
         expected = quantized_rows(x)
         out, used = out.copy(), 64 + 4 * -(-k // 32)
-        out[:, 4:64] = 0  # not said
+        out[:, 8:64] = 0  # not said
         out[:, used : 64 + padded(used - 64, 64)] = 0
         assert np.array_equal(out, expected)
 

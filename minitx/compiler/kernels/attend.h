@@ -34,6 +34,11 @@ static float dot(const float *a, const float *b, int d) {
     return total;
 }
 
+/* Asks for d floats from p on. */
+INLINE void prefetch_floats(const float *p, int d) {
+    for (int i = 0; i < d; i += 64 / (int)sizeof(float)) prefetch(p + i);
+}
+
 /* `vectors` vectors of the sum of the values, each times its weight, and all times `factor`. */
 INLINE void weighted_sum(int vectors, float *out, const float *v, const size_t *places, const float *weights, int count,
                          float factor) {
@@ -52,8 +57,12 @@ static void attend_one(float *out, const float *q, const float *k, const float *
     int i = 0;
     if (count == 0) memset(out, 0, sizeof(float) * (size_t)d);
     if (count == 0) return;
-    for (int t = 0; t < count; t++) scores[t] = dot(q, k + places[t], d) * root;
+    for (int t = 0; t < count; t++) {
+        prefetch_floats(v + places[t], d);
+        scores[t] = dot(q, k + places[t], d) * root;
+    }
     const float factor = softmax(scores, count);
+    for (int t = 0; t < count; t++) prefetch_floats(k + places[t] + d, d);
     for (; i + CHUNK * LANES <= d; i += CHUNK * LANES) weighted_sum(CHUNK, out + i, v + i, places, scores, count, factor);
     for (; i + LANES <= d; i += LANES) weighted_sum(1, out + i, v + i, places, scores, count, factor);
     for (; i < d; i++) {
@@ -159,7 +168,7 @@ static void multiply(float *y, const float *x, size_t stride, const float *packe
     for (int panel = 0; panel < count; panel += TILE_PANELS) {
         _Alignas(64) float columns[TILE_ROWS][TILE_COLUMNS];
         const int panels = count - panel < TILE_PANELS ? count - panel : TILE_PANELS;
-        product(&scheme_f32, &m, panel, panels, 0, rows, columns);
+        product(&scheme_f32, &m, panel, panels, 0, rows, TILE_PANELS, columns);
         for (int r = 0; r < rows; r++)
             memcpy(y + ((size_t)r * (size_t)count + (size_t)panel) * PANEL, columns[r], sizeof(float) * (size_t)panels * PANEL);
     }

@@ -21,20 +21,21 @@ static void unpack_f16(float *y, const Matrix *m, int token, float factor) { unp
 static void unpack_bf16(float *y, const Matrix *m, int token, float factor) { unpack_float(BF16, 2, y, m, token, factor); }
 
 static void unpack_int8(float *y, const Matrix *m, int token, float factor) {
-    const int8_t *w = (const int8_t *)m->w + (size_t)(token / PANEL) * m->panel + token % PANEL * 4;
+    const uint8_t *w = m->w + (size_t)(token / PANEL) * m->panel + token % PANEL * 4;
     factor *= m->scale[token];
-    for (int i = 0; i < m->k; i++) y[i] = (float)w[(size_t)(i / 4) * PANEL * 4 + (size_t)(i % 4)] * factor;
+    for (int i = 0; i < m->k; i++) y[i] = (float)(w[(size_t)(i / 4) * PANEL * 4 + (size_t)(i % 4)] - 128) * factor;
 }
 
 static void unpack_int4(float *y, const Matrix *m, int token, float factor) {
     const uint8_t *w = m->w + (size_t)(token / PANEL) * m->panel;
+    const uint8_t *scales = w + (size_t)(m->k / GROUP) * INT4_NIBBLES;
     const int column = token % PANEL;
-    for (int i = 0; i < m->k; i += GROUP, w += INT4_BLOCK) {
-        float scales[PANEL];
-        for (int v = 0; v < PANEL; v += LANES) vf_store(scales + v, vf_load_half(w + INT4_SCALES + 2 * v));
+    for (int i = 0; i < m->k; i += GROUP, w += INT4_NIBBLES, scales += INT4_SCALES) {
+        float scale[PANEL];
+        for (int v = 0; v < PANEL; v += LANES) vf_store(scale + v, vf_load_half(scales + 2 * v));
         for (int j = 0; j < GROUP; j++) {
             const int byte = w[j / 8 * 64 + column * 4 + j % 4], nibble = j % 8 < 4 ? byte & 15 : byte >> 4;
-            y[i + j] = (float)(nibble - w[INT4_ZEROS + column]) * scales[column] * factor;
+            y[i + j] = (float)(nibble - scales[INT4_ZEROS + column]) * scale[column] * factor;
         }
     }
 }

@@ -1,7 +1,7 @@
 /* Rows of activations as int8, each with its own scale.
  *
- * A quantized row of k values: float scale; from byte 64 int32 sums of each group of 32 values; from the next multiple
- * of 64 the int8 values, padded with zeros to a multiple of 64. scale = max|x| / 127, value = x / scale, half to even.
+ * A quantized row of k values: float scale, int32 sum of all values; from byte 64 int32 sums of each group of 32 values;
+ * from the next multiple of 64 the int8 values, padded with zeros to a multiple of 64. scale = max|x| / 127, value = x / scale, half to even.
  */
 #ifndef MINITX_QUANTIZE_H
 #define MINITX_QUANTIZE_H
@@ -9,7 +9,7 @@
 #include "simd.h"
 #include "sizes.h"
 
-enum { GROUP = 32, SUMS_OFFSET = 64 };
+enum { GROUP = 32, TOTAL_OFFSET = 4, SUMS_OFFSET = 64 };
 
 static inline size_t values_offset(int k) {
     return SUMS_OFFSET + (size_t)rounded((int)sizeof(int32_t) * rounded(k, GROUP) / GROUP, 64);
@@ -27,12 +27,16 @@ static float largest_magnitude(const float *x, int k) {
     return load_float(&most);
 }
 
-static void group_sums(int32_t *sums, const int8_t *q, int k) {
+/* The sum of each group, and that of all. */
+static int32_t group_sums(int32_t *sums, const int8_t *q, int k) {
+    int32_t total = 0;
     for (int i = 0; i < k; i += GROUP) {
         int32_t sum = 0;
         for (int j = 0; j < GROUP; j++) sum += q[i + j];
         *sums++ = sum;
+        total += sum;
     }
+    return total;
 }
 
 static void quantize_row(uint8_t *row, const float *x, int k) {
@@ -45,7 +49,8 @@ static void quantize_row(uint8_t *row, const float *x, int k) {
     for (; i + LANES <= k; i += LANES) vi_store_bytes(q + i, vf_round(vf_load(x + i) * inverse));
     if (i < k) vi_store_bytes(q + i, vf_round(vf_load_part(x + i, k - i) * inverse));
     memset(q + k, 0, (size_t)(rounded(k, 64) - k));
-    group_sums((int32_t *)(row + SUMS_OFFSET), q, k);
+    const int32_t total = group_sums((int32_t *)(row + SUMS_OFFSET), q, k);
+    memcpy(row + TOTAL_OFFSET, &total, sizeof total);
 }
 
 /* x (rows, k) to its quantized rows. */

@@ -34,7 +34,7 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 #define SIMD_AVX512
-enum { LANES = 16, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 24, INT4_SUMS = 8 };
+enum { LANES = 16, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 24, INT4_SUMS = 12 };
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
 #define SIMD_AVX2
@@ -47,7 +47,7 @@ enum { INT8_SUMS = 8 }; /* dot_int8 needs registers of its own */
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
 #define SIMD_NEON
-enum { LANES = 4, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 16, INT4_SUMS = 8 };
+enum { LANES = 4, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 16, INT4_SUMS = 12 };
 #elif defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 #define SIMD_WASM
@@ -71,6 +71,8 @@ INLINE void vf_store(void *p, vf v) { memcpy(p, &v, sizeof v); }
 INLINE void vi_store(void *p, vi v) { memcpy(p, &v, sizeof v); }
 INLINE int32_t load_int32(const void *p) { int32_t x; memcpy(&x, p, sizeof x); return x; }
 INLINE float load_float(const void *p) { float x; memcpy(&x, p, sizeof x); return x; }
+/* Asks for a line of memory that is needed soon, in the second cache: it may lie anywhere, also where nothing is. */
+INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 /* The first `count` of LANES floats, and zeros. */
 INLINE vf vf_load_part(const float *p, int count) {
@@ -107,7 +109,8 @@ INLINE vf vf_opaque(vf v) {
 }
 
 /* ---- arithmetic ----
- * vf_max and vf_min give the second operand where one is NaN. vf_round rounds half to even, for |v| < 2^22. */
+ * vf_max and vf_min give the second operand where one is NaN. vf_round rounds half to even, for |v| < 2^22. vf_exceeds:
+ * whether any lane is above x. */
 
 #if defined(SIMD_AVX512)
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
@@ -116,6 +119,7 @@ INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vi vf_round(vf v) { return (vi)_mm512_cvtps_epi32(v); }
 INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
 INLINE float vf_largest(vf v) { return _mm512_reduce_max_ps(v); }
+INLINE int vf_exceeds(vf v, float x) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(x), _CMP_GT_OQ) != 0; }
 #elif defined(SIMD_AVX2)
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
@@ -131,6 +135,7 @@ INLINE float vf_largest(vf v) {
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
+INLINE int vf_exceeds(vf v, float x) { return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(x), _CMP_GT_OQ)) != 0; }
 #else
 #ifdef SIMD_NEON
 INLINE vf vf_fma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
@@ -147,7 +152,19 @@ INLINE float vf_largest(vf v) {
     float even = v[0] > v[2] ? v[0] : v[2], odd = v[1] > v[3] ? v[1] : v[3];
     return even > odd ? even : odd;
 }
+INLINE int vf_exceeds(vf v, float x) { return vf_largest(v) > x; }
 #endif
+
+/* v times x, both of 16 bits. */
+INLINE vi vi_times_short(vi v, int32_t x) {
+#if defined(SIMD_AVX512)
+    return (vi)_mm512_madd_epi16((__m512i)v, _mm512_set1_epi32(x));
+#elif defined(SIMD_AVX2)
+    return (vi)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi32(x));
+#else
+    return v * x;
+#endif
+}
 
 /* ---- half precision ---- */
 
@@ -177,8 +194,11 @@ INLINE vf vf_load_half(const void *p) {
 }
 
 /* ---- dot products of bytes: a lane of the weights is four of one column, of x the same four of a row ----
- * dot_int8 gives DOT_OFFSET times the sum of the weights too much, to be taken off at the end. dot_int4 takes weights of
- * 0 to 15. x is -127 to 127, the weights of dot_int8 are -128 to 127. */
+ * x is -127 to 127. Weights of int8 are stored with 128 added, which VNNI takes as they are: dot_int8 then gives
+ * DOT_OFFSET times the sum of x too much, to be taken off at the end. Elsewhere `int8_weights` makes them -128 to 127.
+ * dot_int4 takes weights of 0 to 15. */
+
+INLINE vi int8_weights(vi stored) { return stored ^ (int32_t)0x80808080; }
 
 #if defined(SIMD_AVX512) || defined(SIMD_AVX2)
 /* An unsigned operand times a signed one. Without VNNI pairs are summed in int16: at most 2 * 128 * 127, which it holds. */
@@ -192,24 +212,24 @@ INLINE vi dot_unsigned(vi sum, vi u, vi s) {
 #endif
 }
 typedef vi Four;
+INLINE Four four(const void *x) { return vi_all(load_int32(x)); }
 #if defined(SIMD_AVX512) || defined(__AVXVNNI__)
 enum { DOT_OFFSET = 128 };
-/* x + 128, the unsigned operand. Opaque, or it is made before it is broadcast, which takes more of the ports that the
- * dot products need. */
-INLINE Four four(const void *x) { return (vi)vf_opaque((vf)vi_all(load_int32(x))) ^ (int32_t)0x80808080; }
-INLINE vi dot_int8(vi sum, vi w, Four x) { return dot_unsigned(sum, x, w); }
+INLINE vi dot_operand(vi stored) { return stored; }
+INLINE vi dot_int8(vi sum, vi w, Four x) { return dot_unsigned(sum, w, x); }
 #else
 enum { DOT_OFFSET = 0 };
-INLINE Four four(const void *x) { return vi_all(load_int32(x)); }
+INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
 /* |w| as the unsigned operand, and its sign moved to x, where -128 does not occur. */
 INLINE vi dot_int8(vi sum, vi w, Four x) {
     return dot_unsigned(sum, (vi)_mm256_abs_epi8((__m256i)w), (vi)_mm256_sign_epi8((__m256i)x, (__m256i)w));
 }
 #endif
-INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_unsigned(sum, w, vi_all(load_int32(x))); }
+INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_unsigned(sum, w, four(x)); }
 
 #elif defined(SIMD_NEON)
 enum { DOT_OFFSET = 0 };
+INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
 typedef int8x16_t Four;
 INLINE Four four(const void *x) { return vreinterpretq_s8_s32(vdupq_n_s32(load_int32(x))); }
 INLINE vi dot_int8(vi sum, vi w, Four x) {
@@ -224,6 +244,7 @@ INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x
 
 #elif defined(SIMD_WASM)
 enum { DOT_OFFSET = 0 };
+INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
 typedef v128_t Four; /* twice the four, as int16 */
 INLINE Four four(const void *x) { return wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(x)); }
 INLINE vi dot_int8(vi sum, vi w, Four x) {
@@ -235,6 +256,7 @@ INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x
 
 #else
 enum { DOT_OFFSET = 0 };
+INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
 typedef struct { vi x[4]; } Four; /* each of the four, in all lanes */
 INLINE Four four(const void *x) {
     const int8_t *byte = x;

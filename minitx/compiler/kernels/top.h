@@ -2,38 +2,48 @@
  *
  * The columns are in TOP_CHUNKS chunks, of which each thread takes some: of a chunk the maximum, the sum of
  * e^(logit - maximum) and the best TOP candidates are kept, and then all are merged, so that the scores are the same to
- * the bit whatever the number of threads. Equal logits: the smaller id first. A NaN makes the scores of its row NaN.
+ * the bit whatever the number of threads. Of candidates a chunk keeps none that the thread's chunks before it beat, so
+ * that soon few are. Equal logits: the smaller id first. A NaN makes the scores of its row NaN.
  */
 #ifndef MINITX_TOP_H
 #define MINITX_TOP_H
 
 #include "linear.h"
 
-/* What is known of a row's logits so far. */
+/* What is known of the logits of a row in a chunk so far. */
 typedef struct {
-    float largest, sum;
-    int32_t count;
+    float largest, sums[PANEL];
+    int32_t settled, count; /* whether there are already TOP candidates, here or in chunks before; those here */
+    float floor;            /* if settled before there are TOP here: what a candidate has to be above */
     int32_t ids[TOP_MAX];
     float values[TOP_MAX]; /* best first */
 } Best;
 
-enum { TOP_STRIDE = 704, TOP_CHUNKS = 32 };
+enum { TOP_STRIDE = 768, TOP_CHUNKS = 32 };
 _Static_assert(sizeof(Best) <= TOP_STRIDE, "a Best has to fit its place");
 
 static inline Best *best_of(uint8_t *partial, int row, int chunk) {
     return (Best *)(partial + ((size_t)row * TOP_CHUNKS + (size_t)chunk) * TOP_STRIDE);
 }
 
-static void start(Best *best) {
+static float last_of(const Best *best, int top) { return best->count == top ? best->values[top - 1] : best->floor; }
+
+/* Nothing is known yet, but for the chunk before, which may be NULL. */
+static void start(Best *best, const Best *before, int top) {
     best->largest = -__builtin_inff();
-    best->sum = 0;
-    best->count = 0;
+    best->settled = best->count = 0;
+    best->floor = 0;
+    memset(best->sums, 0, sizeof best->sums);
+    if (!before || !before->settled) return;
+    best->settled = 1;
+    best->floor = last_of(before, top);
 }
 
 /* A candidate, whose id is larger than that of every one before it, among the best `top`, if it is one of them. */
 static void propose(Best *best, float value, int32_t id, int top) {
-    if (best->count == top && !(value > best->values[top - 1])) return;
+    if (best->settled && !(value > last_of(best, top))) return;
     int i = best->count < top ? best->count++ : top - 1;
+    best->settled |= best->count == top;
     for (; i > 0 && best->values[i - 1] < value; i--) {
         best->values[i] = best->values[i - 1];
         best->ids[i] = best->ids[i - 1];
@@ -45,10 +55,11 @@ static void propose(Best *best, float value, int32_t id, int top) {
 /* e^(x - largest), for which -inf - -inf is to be 0 rather than NaN. */
 static float relative(float x, float largest) { return x == -__builtin_inff() ? 0 : exponential(x - largest); }
 
-/* The sum is relative to the largest; so it changes with it. */
+/* The sums are relative to the largest; so they change with it. */
 static void raise_largest(Best *best, float largest) {
     if (!(largest > best->largest)) return;
-    best->sum *= relative(best->largest, largest);
+    const float factor = relative(best->largest, largest);
+    for (int i = 0; i < PANEL; i++) best->sums[i] *= factor;
     best->largest = largest;
 }
 
@@ -64,14 +75,16 @@ static void take_top(void *to, const Matrix *m, int row, int column, int count, 
     Best *best = best_of(c->partial, row, c->chunk);
     const int padded = rounded(count, PANEL);
     for (int i = count; i < padded; i++) logits[i] = -__builtin_inff();
-    vf most = vf_all(-__builtin_inff()), sum = vf_all(0);
+    vf most = vf_all(-__builtin_inff()), sum = vf_load(best->sums);
     for (int i = 0; i < padded; i += LANES) most = vf_max(vf_load(logits + i), most); /* NaN is passed over ... */
-    const float largest = vf_largest(most);
-    raise_largest(best, largest);
+    if (vf_exceeds(most, best->largest)) {
+        raise_largest(best, vf_largest(most));
+        sum = vf_load(best->sums);
+    }
     const float offset = best->largest == -__builtin_inff() ? 0 : best->largest;
     for (int i = 0; i < padded; i += LANES) sum = sum + vf_exp(vf_load(logits + i) - offset); /* ... and comes here */
-    best->sum += vf_sum(sum);
-    if (best->count == c->top && !(largest > best->values[c->top - 1])) return;
+    vf_store(best->sums, sum);
+    if (best->settled && !vf_exceeds(most, last_of(best, c->top))) return;
     for (int i = 0; i < count; i++) propose(best, logits[i], column + i, c->top);
 }
 
@@ -79,9 +92,10 @@ static void take_top(void *to, const Matrix *m, int row, int column, int count, 
     static void top_##SCHEME(uint8_t *partial, const void *x, const uint8_t *w, const float *bias,                    \
                              const int32_t *sizes, int k, int n, int thread, int threads) {                           \
         const Matrix m = matrix(&scheme_##SCHEME, x, w, bias, k, n);                                                  \
-        const int end = share(TOP_CHUNKS, thread + 1, threads);                                                       \
-        for (int chunk = share(TOP_CHUNKS, thread, threads); chunk < end; chunk++) {                                  \
-            for (int r = 0; r < sizes[ROWS]; r++) start(best_of(partial, r, chunk));                                  \
+        const int first = share(TOP_CHUNKS, thread, threads), end = share(TOP_CHUNKS, thread + 1, threads);           \
+        for (int chunk = first; chunk < end; chunk++) {                                                               \
+            for (int r = 0; r < sizes[ROWS]; r++)                                                                     \
+                start(best_of(partial, r, chunk), chunk > first ? best_of(partial, r, chunk - 1) : NULL, sizes[TOP]); \
             products(&scheme_##SCHEME, &m, sizes[ROWS], chunk, TOP_CHUNKS, take_top,                                  \
                      &(Candidates){partial, sizes[TOP], chunk});                                                      \
         }                                                                                                             \
@@ -111,11 +125,12 @@ static float logarithm(float x) {
 
 /* The bests of a row's chunks together. They come in the order of their columns, so equal ones stay in that of ids. */
 static void merge(Best *all, uint8_t *partial, int row, int top) {
-    start(all);
+    start(all, NULL, top);
     for (int chunk = 0; chunk < TOP_CHUNKS; chunk++) {
         const Best *part = best_of(partial, row, chunk);
         raise_largest(all, part->largest);
-        all->sum += part->sum * relative(part->largest, all->largest);
+        const float factor = relative(part->largest, all->largest);
+        for (int i = 0; i < PANEL; i++) all->sums[i] += part->sums[i] * factor;
         for (int i = 0; i < part->count; i++) propose(all, part->values[i], part->ids[i], top);
     }
 }
@@ -126,7 +141,9 @@ static void top_merge(int32_t *ids, float *scores, const uint8_t *partial, const
     for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {
         Best all;
         merge(&all, (uint8_t *)partial, r, top);
-        const float total = all.sum == all.sum ? all.largest + logarithm(all.sum) : all.sum;
+        float sum = 0;
+        for (int i = 0; i < PANEL; i++) sum += all.sums[i];
+        const float total = sum == sum ? all.largest + logarithm(sum) : sum;
         memcpy(ids + (size_t)r * (size_t)top, all.ids, sizeof(int32_t) * (size_t)top);
         for (int i = 0; i < top; i++) scores[(size_t)r * (size_t)top + (size_t)i] = all.values[i] - total;
     }
