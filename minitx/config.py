@@ -7,6 +7,7 @@ or missing field, a wrong type or a value outside its table is one `ConfigError`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import reprlib
@@ -54,11 +55,14 @@ def check_type(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
+hints_of = functools.cache(get_type_hints)  # which evaluates each annotation anew whenever it is asked
+
+
 class Record:
     """A frozen dataclass that checks its own fields and goes to JSON and back."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = hints_of(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, hint = getattr(self, field.name), hints[field.name]
             shown = reprlib.repr(value)  # of a hostile file, perhaps: short, however long or deep it is

@@ -130,7 +130,8 @@ class Model:
         """The hypotheses of each sentence, best first: source tokens, the end included, to target tokens."""
         fields = {"beam", "length_penalty", "alpha"} & options.keys()
         own = {name: value for name in fields if (value := options.pop(name)) is not None}
-        return generate(self.engine, tokens, dataclasses.replace(self.generation, **own), **options)
+        generation = dataclasses.replace(self.generation, **own) if own else self.generation
+        return generate(self.engine, tokens, generation, **options)
 
     def translate(self, texts: Sequence[str], split: bool = True, **options: Any) -> list[list[Translation]]:
         """The `n_best` translations of each text, best first.

@@ -53,7 +53,7 @@ def units(plan: Plan, sets: Sequence[InstructionSet] = ()) -> list[Unit]:
     text, rows = c.functions(plan), sets or instruction_sets()
     made = [Unit(row.name, f"#define SET(name) name##_{row.name}\n{text}", row.flags) for row in rows]
     made.append(Unit("sets", c.sets(plan, {row.name: row.supported for row in rows}), ()))
-    return [*made, Unit("runtime", (HERE / "runtime" / "runtime.c").read_text(encoding="utf-8"), ())]
+    return [*made, *(Unit(f.stem, f.read_text(encoding="utf-8")) for f in sorted((HERE / "runtime").glob("*.c")))]
 
 
 def write_weights(plan: Plan, checkpoint: Checkpoint, file: IO[bytes]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, Generation
 from ..toolchain import prepare
+
+if TYPE_CHECKING:
+    from ..generation.search import Hypothesis, Limits
 
 prepare()  # before anything here imports tinygrad
 
@@ -28,3 +32,13 @@ class Engine(Protocol):
 
     def reorder(self, state: Any, rows: np.ndarray) -> Any:
         """The state whose row i is the old row rows[i], more rows than before or fewer. The old state is spent."""
+
+
+@runtime_checkable
+class Searcher(Protocol):
+    """What an engine may have beside: a search of its own, which finds what `generation.search` does but faster."""
+
+    def search(
+        self, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits]
+    ) -> list[list[Hypothesis]]:
+        """The hypotheses of each source, best first."""

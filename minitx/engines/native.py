@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,29 @@ import numpy as np
 
 from ..compiler.packing import MAX_THREADS, TOP_MAX
 from ..compiler.store import LIBRARY, WEIGHTS
-from ..config import Config
-from ..errors import DeviceError, InputError
+from ..config import Config, Generation
+from ..errors import DeviceError, Error, InputError
+from ..generation.search import LENGTH_PENALTIES, NAN, Hypothesis, Limits
 from ..paths import map_file
 
 ENCODE, STEP = 0, 1  # the functions of the library, in the plan's order
 ROWS, POSITION, TOP = 0, 1, 3  # what of `sizes` changes from step to step; all are in kernels/sizes.h
+GOES_ON, NOT_A_NUMBER = -1, -2  # how a search stands: compiler/runtime/search.h
+BUDGET = 20_000_000  # nanoseconds of a search after which Python may see to something else, such as Ctrl-C
 FAILURES = {1: "out of memory for {rows} rows; try a smaller --batch-size or --beam, or shorter lines"}
 Array = np.ndarray[Any, Any]
 Described = dict[str, dict[str, dict[str, Any]]]  # what the description holds of each function's buffers
+
+
+class Options(ctypes.Structure):
+    """`Options` of compiler/runtime/search.h."""
+
+    _fields_ = (*((name, ctypes.c_int32) for name in ("start", "end", "beam", "penalty")), ("alpha", ctypes.c_double))
+
+    @classmethod
+    def of(cls, generation: Generation) -> Options:
+        penalty = list(LENGTH_PENALTIES).index(generation.length_penalty)
+        return cls(generation.start, generation.end, generation.beam, penalty, generation.alpha)
 
 
 def empty() -> Array:
@@ -69,8 +85,14 @@ class Library:
         library.minitx_open.restype = library.minitx_close.restype = ctypes.c_void_p
         library.minitx_open.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
         library.minitx_run.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        library.minitx_time.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         library.minitx_close.argtypes = library.minitx_set.argtypes = [ctypes.c_void_p]
         library.minitx_set.restype = ctypes.c_char_p
+        library.minitx_search_bytes.restype = ctypes.c_size_t
+        library.minitx_search_start.argtypes = [ctypes.c_void_p] * 6
+        library.minitx_search_start.restype = None
+        library.minitx_search.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+        library.minitx_hypothesis.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *[ctypes.c_void_p] * 2]
         name = instruction_set.encode() if instruction_set else None
         self._opened = library.minitx_open(self._view.ctypes.data, threads, name)
         if not self._opened:
@@ -80,8 +102,43 @@ class Library:
 
     def run(self, function: int, pointers: Any, sizes: Array) -> None:
         """Runs a function of the plan; the interpreter's lock is released meanwhile."""
-        if failed := self._library.minitx_run(self._opened, function, pointers, sizes.ctypes.data):
-            raise MemoryError(FAILURES[failed].format(rows=sizes[0]))
+        self._check(self._library.minitx_run(self._opened, function, pointers, sizes.ctypes.data), sizes)
+
+    def search(
+        self, pointers: Any, sizes: Array, generation: Generation, limits: Sequence[Limits]
+    ) -> list[list[Hypothesis]]:
+        """Runs a whole search over a step's buffers; the hypotheses of each sentence, best first."""
+        library, length = self._library, max(limit.maximum for limit in limits)
+        memory = np.empty(library.minitx_search_bytes(len(limits), generation.beam, length), np.uint8)
+        both = np.array([(limit.minimum, limit.maximum) for limit in limits], np.int32)
+        options, at = Options.of(generation), memory.ctypes.data
+        library.minitx_search_start(
+            self._opened, at, pointers, sizes.ctypes.data, ctypes.byref(options), both.ctypes.data
+        )
+        while (status := library.minitx_search(at, BUDGET)) == GOES_ON:
+            pass
+        self._check(status, sizes)
+        tokens, score = (ctypes.c_int32 * length)(), ctypes.c_double()
+        found: list[list[Hypothesis]] = [[] for _ in limits]
+        for i, best in enumerate(found):
+            while (count := library.minitx_hypothesis(at, i, len(best), tokens, ctypes.byref(score))) >= 0:
+                best.append(Hypothesis(tuple(tokens[:count]), score.value))
+        return found
+
+    def _check(self, status: int, sizes: Array) -> None:
+        """Raises what a run or search failed with."""
+        if status == NOT_A_NUMBER:
+            raise Error(NAN)
+        if status:
+            raise MemoryError(FAILURES[status].format(rows=sizes[ROWS]))
+
+    def time(self, times: Array | None) -> None:
+        """Adds the nanoseconds of a function's calls to `times` (calls + 1,) int64 from now on; None: no more.
+
+        The last is what the first thread waited for the others.
+        """
+        self._times = times  # held, since the library writes there
+        self._library.minitx_time(self._opened, None if times is None else times.ctypes.data)
 
     def __del__(self) -> None:
         if self._opened:
@@ -105,26 +162,30 @@ class NativeEngine:
 
         Raises `InputError` for lengths over the model's: there are no positions for them.
         """
-        if max(tokens.shape[1], length) > (longest := self.config.max_length):
-            raise InputError(f"{max(tokens.shape[1], length)} tokens, and the model takes {longest}; split the text")
-        lengths = np.asarray(lengths)
+        inside = np.arange(tokens.shape[1])[None] < np.asarray(lengths)[:, None]  # (B,S)
+        return self._encode(tokens[inside], np.asarray(lengths), length, len(lengths))
+
+    def _encode(self, tokens: Array, lengths: Array, length: int, capacity: int) -> State:
+        """The same for sources one behind the other, with room for so many rows."""
+        longest = int(lengths.max(initial=0))
+        if max(longest, length) > (most := self.config.max_length):
+            raise InputError(f"{max(longest, length)} tokens, and the model takes {most}; split the text")
         starts = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
-        inside = np.arange(tokens.shape[1])[None] < lengths[:, None]  # (B,S)
-        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)[inside]
         total = int(starts[-1])
-        arrays = {"tokens": tokens[inside].astype(np.int32), "positions": positions, "starts": starts}
+        positions = np.arange(total, dtype=np.int32) - np.repeat(starts[:-1], lengths)
+        arrays = {"tokens": tokens.astype(np.int32, copy=False), "positions": positions, "starts": starts}
         made = {
             name: np.empty((total, buffer["bytes"] // 4), np.float32)  # (S,C)
             for name, buffer in self._buffers["encode"]
             if buffer["role"] == "output"
         }
         if total:
-            sizes = np.array([total, 0, len(lengths), 1, 0, lengths.max()], np.int32)
+            sizes = np.array([total, 0, len(lengths), 1, 0, longest], np.int32)
             self._library.run(ENCODE, self._pointers("encode", arrays | made), sizes)
         rows = len(lengths)
         state = State(starts, np.arange(rows, dtype=np.int32), made, rows, length, np.empty((length, 0), np.int32))
-        self._grow(state, rows)
+        self._grow(state, capacity)
         return state
 
     def _grow(self, state: State, capacity: int) -> None:
@@ -185,3 +246,13 @@ class NativeEngine:
                 state.arrays[name][:count] = state.arrays[name][rows]
         state.rows = count
         return state
+
+    def search(
+        self, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits]
+    ) -> list[list[Hypothesis]]:
+        """What `greedy_search` and `beam_search` find, to the bit, without coming back to Python at each step."""
+        tokens, lengths = np.array(list(chain.from_iterable(sources)), np.int32), np.array(list(map(len, sources)))
+        longest = max(limit.maximum for limit in limits)
+        state = self._encode(tokens, lengths, longest, len(sources) * generation.beam)
+        self._bind(state, min(generation.beam + 1, self.config.target_vocab, TOP_MAX))
+        return self._library.search(state.bound, state.sizes, generation, limits)

@@ -1,5 +1,7 @@
 """Greedy and beam search, written once against `Engine`: they know nothing of devices.
 
+The native engine has the same in C, in compiler/runtime/search.c; this is the reference for it.
+
 Axes: B sentences, K beams of each; an engine's rows are the B * K hypotheses, those of one sentence together.
 """
 
@@ -13,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Generation
-from ..engines import Engine
+from ..engines import Engine, Searcher
 from ..errors import Error, InputError
 
 # What the log-probability of a hypothesis of n tokens, the end included, is divided by. Neither ever falls as n
-# grows, for alpha >= 0: the early stop of `beam_search` rests on that.
+# grows, for alpha >= 0: the early stop of `beam_search` rests on that. runtime/search.h has them in the same order.
 LENGTH_PENALTIES: dict[str, Callable[[int, float], float]] = {
     "power": lambda n, alpha: float(n) ** alpha,
     "wu": lambda n, alpha: ((5.0 + n) / 6.0) ** alpha,  # Wu et al. 2016, equation 14
@@ -67,14 +69,14 @@ def generate(
         if value < 1:
             raise InputError(f"{name} must be 1 or more, not {value}")
     check(engine, sentences)
-    generation = dataclasses.replace(generation, beam=max(generation.beam, n_best))
+    if n_best > generation.beam:
+        generation = dataclasses.replace(generation, beam=n_best)
     found: list[list[Hypothesis]] = [[] for _ in sentences]
     order = sorted((i for i, s in enumerate(sentences) if s), key=lambda i: len(sentences[i]))
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         sources = [sentences[i] for i in batch]
         limits = [length_limits(engine, generation, len(s), min_length, max_length) for s in sources]
-        search = greedy_search if generation.beam == 1 else beam_search
         for i, hypotheses in zip(batch, search(engine, sources, generation, limits), strict=True):
             found[i] = hypotheses[:n_best]
         progress(first + len(batch), len(order))
@@ -99,6 +101,15 @@ def check(engine: Engine, sentences: Sequence[Sequence[int]]) -> None:
                 raise InputError(f"sentence {i + 1}: token {token} is not in the vocabulary of {size}")
 
 
+def search(
+    engine: Engine, sources: Sequence[Sequence[int]], generation: Generation, limits: Sequence[Limits]
+) -> list[list[Hypothesis]]:
+    """The hypotheses of each source, best first: by the engine's own search if it has one, else by those below."""
+    if isinstance(engine, Searcher):
+        return engine.search(sources, generation, limits)
+    return (greedy_search if generation.beam == 1 else beam_search)(engine, sources, generation, limits)
+
+
 def encode(engine: Engine, sources: Sequence[Sequence[int]], limits: Sequence[Limits]) -> object:
     """The engine's state for a batch of sources of any lengths."""
     lengths = np.array([len(s) for s in sources])
@@ -108,11 +119,14 @@ def encode(engine: Engine, sources: Sequence[Sequence[int]], limits: Sequence[Li
     return engine.encode(tokens, lengths, max(limit.maximum for limit in limits))
 
 
+NAN = "the model gives NaN: its weights are damaged or overflow; download or convert it again"
+
+
 def step(engine: Engine, state: object, tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """`Engine.step`; raises `Error` where the model gives NaN, from which there is no way on."""
     ids, scores = engine.step(state, tokens, k)
     if np.isnan(scores).any():
-        raise Error("the model gives NaN: its weights are damaged or overflow; download or convert it again")
+        raise Error(NAN)
     return ids, scores
 
 
@@ -143,12 +157,13 @@ def greedy_steps(
     last = np.full(len(active), generation.start, np.int32)
     length = 0
     while active:
-        held_back = any(length < limits[i].minimum for i in active)  # then the runner-up may be needed
-        ids, scores = step(engine, state, last, 2 if held_back else 1)  # (B,K)
+        wanted = 2 if any(length < limits[i].minimum for i in active) else 1  # the runner-up where the end is held back
+        ids, scores = step(engine, state, last, wanted)  # (B,K)
         length += 1
         going = []
         for row, i in enumerate(active):
-            column = int(length <= limits[i].minimum and ids[row, 0] == generation.end)
+            held_back = length <= limits[i].minimum and ids.shape[1] > 1
+            column = int(held_back and ids[row, 0] == generation.end)
             last[row] = ids[row, column]
             yield i, int(last[row]), float(scores[row, column])
             if last[row] != generation.end and length < limits[i].maximum:

@@ -191,7 +191,8 @@ def test_an_instruction_set_that_is_not_there_is_told():
 
 def test_the_library_exports_its_interface_and_nothing_else():
     library = ctypes.CDLL(str(built("post", "none")[0] / LIBRARY))
-    for name in ("minitx_open", "minitx_run", "minitx_close", "minitx_set"):
+    searching = ("minitx_search_bytes", "minitx_search_start", "minitx_search", "minitx_hypothesis")
+    for name in ("minitx_open", "minitx_run", "minitx_close", "minitx_set", *searching):
         assert hasattr(library, name)
-    for name in ("team_wait", "encode", "step", "minitx_sets"):
+    for name in ("team_wait", "encode", "step", "minitx_sets", "search_step", "minitx_layout"):
         assert not hasattr(library, name)

@@ -29,9 +29,9 @@ engine = NativeEngine(Config.restore(described["config"]), Library(folder, 3), d
 random = np.random.default_rng(0)
 for lengths in ([1], [64], [2, 1, 7, 33], [5] * 9):
     batch = [random.integers(0, 96, n).tolist() for n in lengths]
-    for beam in (1, 4):
+    for beam in (1, 4, 64):
         generation = Generation(start=-1, end=0, beam=beam)
-        generate(engine, batch, generation, max_length=7)
+        generate(engine, batch, generation, max_length=7, min_length=beam)
 state = engine.encode(np.array([[-5, 2**30, 96]], np.int32), np.array([3]), 64)
 for _ in range(64):  # to the last position of the model
     engine.step(state, np.array([2**31 - 1], np.int32), 80)
@@ -50,7 +50,7 @@ def runtime() -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "quantization"), [("odd", "none"), ("post", "int4")])
+@pytest.mark.parametrize(("name", "quantization"), [("odd", "none"), ("post", "int4"), ("ssru", "int8")])
 def test_a_search_reads_and_writes_nothing_out_of_bounds(tmp_path, name, quantization):
     asan = runtime()
     if asan is None:

@@ -21,6 +21,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64, OUT_OF_MEMORY = 1 };
+enum { STEP = 1 }; /* among the functions of a plan */
 enum { FEWEST_ALONE = 16, MOST_ALONE = 1024 }; /* jobs */
 
 struct Team {
@@ -47,6 +48,7 @@ typedef struct {
     int threads;
     uint8_t *arena, *scratch;
     size_t arena_bytes, scratch_bytes;
+    int64_t *times; /* see minitx_time */
 } Model;
 
 typedef struct {
@@ -62,18 +64,20 @@ static void relax(void) {
 #endif
 }
 
-static int64_t nanoseconds(clockid_t clock) {
+static int64_t nanoseconds_of(clockid_t clock) {
     struct timespec t;
     clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int64_t nanoseconds(void) { return nanoseconds_of(CLOCK_MONOTONIC); }
+
 /* Does a thread's part of the job, and tells if it lost its core. */
 static void take_part(Team *team, int thread) {
-    int64_t wall = nanoseconds(CLOCK_MONOTONIC), own = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
+    int64_t wall = nanoseconds(), own = nanoseconds_of(CLOCK_THREAD_CPUTIME_ID);
     team->function(team->run, thread);
-    own = nanoseconds(CLOCK_THREAD_CPUTIME_ID) - own;
-    wall = nanoseconds(CLOCK_MONOTONIC) - wall;
+    own = nanoseconds_of(CLOCK_THREAD_CPUTIME_ID) - own;
+    wall = nanoseconds() - wall;
     if (wall - own > wall / 10 + 20000) atomic_fetch_add(&team->starved, 1);
     team_wait(team);
 }
@@ -216,7 +220,8 @@ EXPORT int minitx_run(void *opened, int function, void *const *buffers, const in
         Team *team = model->team;
         size_t stride = model->scratch_bytes / (size_t)team->size / ALIGNMENT * ALIGNMENT;
         int threads = team->alone > 0 ? 1 : team->size;
-        Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, threads, team};
+        Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, threads, team,
+                   model->times};
         team->run = &run;
         team->function = model->set->functions[function];
         if (threads == 1) {
@@ -230,6 +235,40 @@ EXPORT int minitx_run(void *opened, int function, void *const *buffers, const in
     }
     pthread_mutex_unlock(&model->lock);
     return failed;
+}
+
+/* From now on, adds the nanoseconds of each call of a function to `times`, and behind those of all calls what the first
+ * thread waited for the others; or no more, where it is NULL. */
+EXPORT void minitx_time(void *opened, int64_t *times) { ((Model *)opened)->times = times; }
+
+static int run_step(void *opened, void *const *buffers, const int32_t *sizes) {
+    return minitx_run(opened, STEP, buffers, sizes);
+}
+
+/* Bytes of memory for a search: see runtime/search.h. */
+EXPORT size_t minitx_search_bytes(int sentences, int beam, int length) {
+    return search_bytes(&minitx_layout, sentences, beam, length);
+}
+
+/* Begins a search in that memory, over the buffers and sizes of a step; all of these have to stay. */
+EXPORT void minitx_search_start(void *opened, void *memory, void *const *buffers, int32_t *sizes,
+                                const Options *options, const Limits *limits) {
+    search_start(memory, &(Step){run_step, opened, &minitx_layout, buffers, sizes}, options, limits);
+}
+
+/* Searches until it is done or so many nanoseconds went by, one step at least; what the last step gave. Searches in
+ * several threads take turns at each step. */
+EXPORT int minitx_search(void *memory, int64_t budget) {
+    const int64_t until = nanoseconds() + budget;
+    int status;
+    do status = search_step(memory);
+    while (status == SEARCH_GOES_ON && nanoseconds() < until);
+    return status;
+}
+
+/* One of the hypotheses that a search found: see runtime/search.h. */
+EXPORT int minitx_hypothesis(const void *memory, int sentence, int rank, int32_t *tokens, double *score) {
+    return search_hypothesis(memory, sentence, rank, tokens, score);
 }
 
 EXPORT void minitx_close(void *opened) {

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/search.h"
+
 typedef struct Team Team;
 
 /* One run of one function of the plan, the same for all threads of the team. */
@@ -17,10 +19,21 @@ typedef struct {
     const int32_t *sizes;    /* ROWS, POSITION, ... of kernels.h */
     int threads;
     Team *team;
+    int64_t *times;          /* NULL, or nanoseconds by call, to be added to */
 } Run;
 
 /* Waits until every thread of the team is here; what they wrote before is seen by all of them after. */
 void team_wait(Team *team);
+
+int64_t nanoseconds(void); /* of a clock that only goes forward */
+
+/* Does something, and adds the time that the first thread took for it. */
+#define TIMED(times, call, statement)                                                                                 \
+    do {                                                                                                              \
+        const int64_t began = (times) && thread == 0 ? nanoseconds() : 0;                                             \
+        statement;                                                                                                    \
+        if (began) (times)[call] += nanoseconds() - began;                                                            \
+    } while (0)
 
 typedef void (*Function)(const Run *run, int thread);
 
@@ -34,5 +47,6 @@ typedef struct {
 
 extern const Set minitx_sets[];   /* best first; ends with a set without a name */
 extern const size_t minitx_arena[]; /* bytes for each row, by function */
+extern const Layout minitx_layout;  /* of the function STEP */
 
 #endif

@@ -56,11 +56,11 @@ def function(function: Function) -> str:
     """One function of the plan: every thread goes through all calls, with a barrier before each new stage."""
     lines, stage = [], 0
     external = {i: n for n, i in enumerate(externals(function.buffers))}
-    for call in function.calls:
+    for i, call in enumerate(function.calls):
         if call.stage != stage:
-            lines.append("team_wait(run->team);")
+            lines.append(f"TIMED(run->times, {len(function.calls)}, team_wait(run->team));")
             stage = call.stage
-        lines.append(statement(call, function.buffers, external))
+        lines.append(f"TIMED(run->times, {i}, {statement(call, function.buffers, external)});")
     body = "\n".join(f"    {line}" for line in lines)
     return (
         f"static void {function.name}(const Run *run, int thread) {{\n"
@@ -90,7 +90,7 @@ def statement(call: Call, buffers: tuple[Buffer, ...], external: Mapping[int, in
         return f"{value!r}f" if isinstance(value, float) else str(value)
 
     own = not any(value == "threads" for _, value in call.arguments)
-    text = f"{call.kernel}({', '.join(argument(*a) for a in call.arguments)});"
+    text = f"{call.kernel}({', '.join(argument(*a) for a in call.arguments)})"
     return f"if (thread == 0) {text}" if own else text
 
 
@@ -103,4 +103,17 @@ def sets(plan: Plan, supported: Mapping[str, str]) -> str:
         rows.append(f'    {{"{name}", supported_{name}, functions_{name}, scratch_{name}}},')
     arena = ", ".join(str(f.arena) for f in plan.functions)
     parts += ["const Set minitx_sets[] = {", *rows, "    {NULL, NULL, NULL, NULL}\n};"]
-    return "\n".join([*parts, f"const size_t minitx_arena[] = {{ {arena} }};", ""])
+    return "\n".join([*parts, f"const size_t minitx_arena[] = {{ {arena} }};", layout(plan), ""])
+
+
+def layout(plan: Plan) -> str:
+    """Which of the step's buffers are what for a search."""
+    _, step = plan.functions
+    given = [step.buffers[i] for i in externals(step.buffers)]
+    numbers = {b.name: n for n, b in enumerate(given)}
+    named = ", ".join(f".{name} = {numbers.get(name, -1)}" for name in ("tokens", "sources", "ids", "scores", "slots"))
+    cells = [f"{{{n}, {b.bytes}}}, " for n, b in enumerate(given) if b.role == "state" and b.extent == "rows"]
+    return (
+        f"static const Cell cells[] = {{ {''.join(cells)}{{-1, 0}} }};\n"
+        f"const Layout minitx_layout = {{ {named}, .cells = cells, .vocabulary = {plan.config['target_vocab']} }};"
+    )
