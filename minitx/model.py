@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 import warnings
@@ -141,7 +142,7 @@ class Model:
         """
         started = time.perf_counter()
         parts = [self.parts(text, split) for text in texts]
-        tokens = [self.encode(sentence) for pairs in parts for sentence, _ in pairs]
+        tokens = [sentence for pairs in parts for sentence, _ in pairs]
         tokenized = time.perf_counter()
         found = iter(self.generate(tokens, **options))
         searched = time.perf_counter()
@@ -158,24 +159,22 @@ class Model:
         tokens = self.checkpoint.source.encode(sentence)
         return [*tokens, self.generation.end] if tokens else []
 
-    def parts(self, text: str, split: bool) -> list[tuple[str, str]]:
-        """What of a text is translated at a time, and the whitespace after it."""
+    def parts(self, text: str, split: bool) -> list[tuple[list[int], str]]:
+        """The tokens of what is translated at a time of a text, and the whitespace after each."""
+        longest = self.config.max_length
         if not split:
-            if (size := len(self.encode(text))) > self.config.max_length:
+            if (size := len(tokens := self.encode(text))) > longest:
                 raise InputError(
-                    f"text {text[:30]!r}... is {size} tokens, and the model takes {self.config.max_length} at a time; "
+                    f"text {text[:30]!r}... is {size} tokens, and the model takes {longest} at a time; "
                     "let it be split into sentences"
                 )
-            return [(text, "")]
-        found = []
+            return [(tokens, "")]
+        encode = functools.cache(self.encode)
+        found: list[tuple[str, str]] = []
         for sentence, after in sentences(text):
-            *most, (last, gap) = fit(sentence, self.fits) or [("", "")]
+            *most, (last, gap) = fit(sentence, lambda part: len(encode(part)) <= longest) or [("", "")]
             found += [*most, (last, gap + after)]
-        return found
-
-    def fits(self, sentence: str) -> bool:
-        """Whether the model takes `sentence` as one."""
-        return len(self.encode(sentence)) <= self.config.max_length
+        return [(encode(sentence), after) for sentence, after in found]
 
     def join(self, found: list[tuple[list[Hypothesis], str]]) -> list[Translation]:
         """The n-th best text is made of the n-th best hypotheses of its sentences."""
@@ -195,8 +194,7 @@ class Model:
 
     def stream(self, text: str, max_length: int | None = None) -> Iterator[str]:
         """The greedy translation of a text in pieces, as they are found; together they are the whole."""
-        for sentence, after in self.parts(text, True):
-            tokens = self.encode(sentence)
+        for tokens, after in self.parts(text, True):
             check(self.engine, [tokens])
             limits: list[Limits] = [length_limits(self.engine, self.generation, len(tokens), 0, max_length)]
             found: list[int] = []

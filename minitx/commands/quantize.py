@@ -76,7 +76,7 @@ def calibrate(name: str, path: str, status: common.Status) -> Mapping[str, Any]:
 
     model = load(name, status)
     texts = common.read_lines(path, "a text file")
-    sources = [tokens for text in texts if (tokens := model.encode(text)) and model.fits(text)]
+    sources = [tokens for text in texts if 0 < len(tokens := model.encode(text)) <= model.config.max_length]
     if not sources:
         raise InputError(f"{path}: holds no sentence; write one on each line")
     status(f"translating {len(sources)} sentences ...")
