@@ -5,7 +5,8 @@
  *
  * On a machine that is busy with something else, a thread that lost its core lets all others wait for a time slice of
  * milliseconds at the next barrier. So each thread compares the time that went by in a job with the time that it had a
- * core; where one lost a tenth, the next jobs are done by the caller alone, twice as many each time that it happens.
+ * core; where one lost a tenth, jobs are done by the caller alone for a while, which is twice as long each time that it
+ * happens again.
  */
 #include "runtime/runtime.h"
 
@@ -22,11 +23,11 @@
 #define EXPORT __attribute__((visibility("default")))
 enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64, OUT_OF_MEMORY = 1 };
 enum { STEP = 1 }; /* among the functions of a plan */
-enum { FEWEST_ALONE = 16, MOST_ALONE = 1024 }; /* jobs */
+enum { LEAST_ALONE = 4000000, MOST_ALONE = 256000000 }; /* nanoseconds */
 
 struct Team {
     int size, stopping;
-    int alone, next_alone; /* jobs that the caller still does alone, and how many it will be the next time */
+    int64_t alone_until, alone_for; /* until when the caller does jobs alone; for how long it will be the next time */
     const Run *run;
     Function function;
     pthread_t threads[MAX_THREADS];
@@ -85,10 +86,10 @@ static void take_part(Team *team, int thread) {
 /* How the job after this one is done. */
 static void look_back(Team *team) {
     if (atomic_exchange(&team->starved, 0)) {
-        team->alone = team->next_alone;
-        if (team->next_alone < MOST_ALONE) team->next_alone *= 2;
+        team->alone_until = nanoseconds() + team->alone_for;
+        if (team->alone_for < MOST_ALONE) team->alone_for *= 2;
     } else {
-        team->next_alone = FEWEST_ALONE;
+        team->alone_for = LEAST_ALONE;
     }
 }
 
@@ -152,7 +153,7 @@ static Team *team_start(int size) {
     Team *team = aligned_alloc(ALIGNMENT, (sizeof(Team) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (!team) return NULL;
     memset(team, 0, sizeof *team);
-    team->next_alone = FEWEST_ALONE;
+    team->alone_for = LEAST_ALONE;
     pthread_mutex_init(&team->sleep, NULL);
     pthread_cond_init(&team->wake, NULL);
     for (team->size = 1; team->size < size; team->size++) {
@@ -219,14 +220,13 @@ EXPORT int minitx_run(void *opened, int function, void *const *buffers, const in
     if (!failed) {
         Team *team = model->team;
         size_t stride = model->scratch_bytes / (size_t)team->size / ALIGNMENT * ALIGNMENT;
-        int threads = team->alone > 0 ? 1 : team->size;
+        int threads = team->alone_until > nanoseconds() ? 1 : team->size;
         Run run = {model->weights, model->arena, model->scratch, stride, buffers, sizes, threads, team,
                    model->times};
         team->run = &run;
         team->function = model->set->functions[function];
         if (threads == 1) {
             team->function(&run, 0);
-            team->alone -= team->alone > 0;
         } else {
             start_job(team);
             take_part(team, 0);
