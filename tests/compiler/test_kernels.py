@@ -42,6 +42,7 @@ BUILDS = {  # name: compiler, flags, what the processor must have, emulator
     "plain-gcc": ("gcc", [], "", ""),
     "neon": ("zig", NEON, "", "qemu-aarch64"),
     "neon-dotprod": ("zig", [*NEON, "-mcpu=baseline+dotprod"], "", "qemu-aarch64"),
+    "neon-i8mm": ("zig", [*NEON, "-mcpu=baseline+dotprod+i8mm"], "", "qemu-aarch64"),
     "riscv": ("zig", ["-target", "riscv64-linux-musl", "-static"], "", "qemu-riscv64"),
 }
 NONE = None

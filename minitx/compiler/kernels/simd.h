@@ -194,8 +194,8 @@ INLINE vf vf_load_half(const void *p) {
 }
 
 /* ---- dot products of bytes: a lane of the weights is four of one column, of x the same four of a row ----
- * x is -127 to 127. Weights of int8 are stored with 128 added, which VNNI takes as they are: dot_int8 then gives
- * DOT_OFFSET times the sum of x too much, to be taken off at the end. Elsewhere `int8_weights` makes them -128 to 127.
+ * x is -127 to 127. Weights of int8 are stored with 128 added, which VNNI and i8mm take as they are: dot_int8 then
+ * gives DOT_OFFSET times the sum of x too much, to be taken off at the end. Elsewhere they are made -128 to 127.
  * dot_int4 takes weights of 0 to 15. */
 
 INLINE vi int8_weights(vi stored) { return stored ^ (int32_t)0x80808080; }
@@ -228,12 +228,19 @@ INLINE vi dot_int8(vi sum, vi w, Four x) {
 INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_unsigned(sum, w, four(x)); }
 
 #elif defined(SIMD_NEON)
-enum { DOT_OFFSET = 0 };
-INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
 typedef int8x16_t Four;
 INLINE Four four(const void *x) { return vreinterpretq_s8_s32(vdupq_n_s32(load_int32(x))); }
+#ifdef __ARM_FEATURE_MATMUL_INT8
+enum { DOT_OFFSET = 128 };
+INLINE vi dot_operand(vi stored) { return stored; }
+#else
+enum { DOT_OFFSET = 0 };
+INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
+#endif
 INLINE vi dot_int8(vi sum, vi w, Four x) {
-#ifdef __ARM_FEATURE_DOTPROD
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return (vi)vusdotq_s32((int32x4_t)sum, (uint8x16_t)w, x);
+#elif defined(__ARM_FEATURE_DOTPROD)
     return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)w, x);
 #else /* pairs are summed in int16: at most 2 * 128 * 127, which it holds */
     int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8(x)), high = vmull_high_s8((int8x16_t)w, x);
