@@ -50,9 +50,9 @@ class Renumbered:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without special tokens; raises `InputError` for ids that are not in the vocabulary."""
-        return self.model.join(self._surface(i) for i in within(ids, self.pieces))
+        return self.model.join(self.surface(i) for i in within(ids, self.pieces))
 
-    def _surface(self, i: int) -> str | int:
+    def surface(self, i: int) -> str | int:
         return "" if i in self.special else self.bytes.get(i, self.pieces[i])
 
     def to_dict(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class SentencePiece:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids: control pieces are left out; raises `InputError` for ids that are not in the vocabulary."""
-        return self.join(self._surface(i) for i in within(ids, self.pieces))
+        return self.join(self.surface(i) for i in within(ids, self.pieces))
 
     def join(self, surfaces: Iterable[str | int]) -> str:
         """The text of pieces as they look in one, their spaces still marked; the piece of a byte is its number."""
@@ -95,7 +95,7 @@ class SentencePiece:
         text = "".join([*parts, _utf8(run)])
         return self.denormalizer(text) if self.denormalizer else text
 
-    def _surface(self, i: int) -> str | int:
+    def surface(self, i: int) -> str | int:
         """What a piece looks like in a text, its spaces still marked; the number of a byte."""
         if i in self.bytes:
             return self.bytes[i]
