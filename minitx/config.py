@@ -29,7 +29,7 @@ CHOICES = {
     "mixer": "nn.decoder:MIXERS",
     "tying": "nn.embedding:TYINGS",
     "quantization": "nn.quant:QUANTIZATIONS",
-    "length_penalty": "generation.search:LENGTH_PENALTIES",
+    "length_penalty": "engines.hypotheses:LENGTH_PENALTIES",
 }
 
 

@@ -12,8 +12,9 @@ from typing import Any, overload
 
 from .config import pick
 from .engines import Engine
+from .engines.hypotheses import Hypothesis, Limits
 from .errors import DeviceError, InputError
-from .generation.search import Hypothesis, Limits, check, generate, greedy_steps, length_limits
+from .generation.search import check, generate, greedy_steps, length_limits
 from .text.split import fit, sentences
 from .weights.checkpoint import Checkpoint, save
 
@@ -40,6 +41,7 @@ class Request:
     threads: int | None
     quantize: str | None
     keep: tuple[str, ...]
+    shortlist: bool
     notice: Callable[[str], object]
     warn: Callable[[str], object]
 
@@ -55,8 +57,9 @@ def jit_engine(request: Request) -> Opened:
     from .weights.names import open_model
 
     checkpoint = open_model(request.name, request.quantize, request.keep)
-    model = Transformer(checkpoint.config, ensure(request.device), seed=None).load(checkpoint.weights)
-    return checkpoint, JitEngine(model, checkpoint.generation.suppress, request.notice)
+    model = Transformer(checkpoint.config, ensure(request.device, request.warn), seed=None).load(checkpoint.weights)
+    allowed = checkpoint.allowed if request.shortlist else None
+    return checkpoint, JitEngine(model, checkpoint.generation.suppress, request.notice, allowed)
 
 
 def native_engine(request: Request) -> Opened:
@@ -66,7 +69,7 @@ def native_engine(request: Request) -> Opened:
     if request.device.upper() != "CPU":
         raise DeviceError(f"the native engine runs on CPU, not on {request.device}; leave out engine, or choose jit")
     r = request
-    return open_native(r.name, r.threads, r.quantize, r.keep, r.notice, r.warn)
+    return open_native(r.name, r.threads, r.quantize, r.keep, r.notice, r.warn, r.shortlist)
 
 
 ENGINES: dict[str, Callable[[Request], Opened]] = {"native": native_engine, "jit": jit_engine}
@@ -80,6 +83,7 @@ def load(
     threads: int | None = None,
     quantize: str | None = None,
     keep: Sequence[str] = (),
+    shortlist: bool = True,
     notice: Callable[[str], object] = lambda message: None,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Model:
@@ -88,10 +92,11 @@ def load(
     `device` is a backend of `minitx devices`, `engine` one of `ENGINES`: by default the native one on a CPU, and where
     that cannot be had the tinygrad engine, after `warn` was told why. `threads` are the native engine's, by default all
     cores. `quantize` is a row of `nn.quant.QUANTIZATIONS`, by default as the model is stored; `keep` holds rules
-    PART=ROW for matrices that are stored otherwise. `notice` is told what takes long. Raises an `Error` that says in
-    one line what is wrong: `FileError` for the model, `DeviceError` for the backend, `InputError` for an option.
+    PART=ROW for matrices that are stored otherwise. A model that came with a `shortlist` looks only at the target
+    tokens that it allows a source, unless that is False. `notice` is told what takes long. Raises an `Error` that says
+    in one line what is wrong: `FileError` for the model, `DeviceError` for the backend, `InputError` for an option.
     """
-    request = Request(name, device, threads, quantize, tuple(keep), notice, warn)
+    request = Request(name, device, threads, quantize, tuple(keep), shortlist, notice, warn)
     if engine is None and device.upper() == "CPU":
         try:
             return Model(*native_engine(request), native_engine, request)

@@ -135,6 +135,11 @@ def find() -> Compiler | None:
     clang = shutil.which("clang")
     if named and not _ours(named) and (clang is None or named not in ("clang", clang)):
         return Compiler("CC", named)
+    return _found(clang)
+
+
+def _found(clang: str | None) -> Compiler | None:
+    """What serves tinygrad if $CC names nothing."""
     if clang:
         return Compiler("clang", clang)
     zig = _zig()
@@ -151,8 +156,11 @@ def find_native() -> Compiler | None:
     return next((Compiler(kind, path) for kind, path in found.items() if path), None)
 
 
-def require() -> Compiler:
-    """The compiler, once it has been seen to compile what tinygrad gives it; raises `DeviceError` saying what to do."""
+def require(warn: Callable[[str], object] = lambda message: None) -> Compiler:
+    """The compiler, once it has been seen to compile what tinygrad gives it; raises `DeviceError` saying what to do.
+
+    Where $CC cannot, such as gcc, clang or zig is taken for this process if it is there, and `warn` is told.
+    """
     compiler = find()
     if compiler is None:
         raise DeviceError(f"no C compiler was found, and the CPU device needs one; {INSTALL}")
@@ -160,6 +168,11 @@ def require() -> Compiler:
     if not marker.exists():
         if problem := _problem(compiler):
             what = f"CC={compiler.path}" if compiler.kind == "CC" else f"the C compiler {compiler.path}"
+            if compiler.kind == "CC" and (other := _found(shutil.which("clang"))):
+                warn(f"{what}: {problem}; the tinygrad engine uses {other.path}")
+                os.environ["CC"] = other.path
+                _environment_changed()
+                return require(warn)
             advice = "set CC to one clang or unset it" if compiler.kind == "CC" else INSTALL
             raise DeviceError(f"{what}: {problem}; {advice}")
         with suppress(FileError), writing(marker) as file:
@@ -189,8 +202,12 @@ def prepare() -> None:
     for key, value in settings.items():
         if value and (not os.environ.get(key) or (key == "CC" and _ours(os.environ[key]))):
             os.environ[key] = value
+    _environment_changed()
+
+
+def _environment_changed() -> None:
     if helpers := sys.modules.get("tinygrad.helpers"):
-        helpers.getenv.cache_clear()  # it remembers what was not there when it looked
+        helpers.getenv.cache_clear()  # it remembers what was there when it looked
 
 
 def fingerprint() -> str:

@@ -130,7 +130,9 @@ def test_eval_names_what_is_wrong_with_the_pairs(file, tmp_path, content, words)
 def test_info_tells_architecture_and_bytes(file):
     facts = json.loads(minitx("info", file, "--json")[1])
     assert facts["architecture"]["d_model"] == 256 and facts["architecture"]["parameters"] == 16_907_008
-    assert facts["bytes"]["total"] == 4 * 16_907_008 == sum(v for k, v in facts["bytes"].items() if k != "total")
+    sizes = facts["bytes"]
+    assert sizes["total"] - sizes["shortlist"] == 4 * 16_907_008 == sum(list(sizes.values())[:-2])
+    assert facts["shortlist"]["always"] == 50 and facts["shortlist"]["candidates"] > 900_000
     assert facts["provenance"]["licence"] == "MPL-2.0"
     assert "unigram, 32000 pieces" in minitx("info", "en-pt")[1]
 

@@ -100,7 +100,9 @@ def test_two_processes_may_write_zigs_script_at_once(fresh):
 )
 def test_a_cc_that_cannot_compile_is_one_clear_error(fresh, monkeypatch, text, said):
     monkeypatch.setattr(toolchain, "CHECK_SECONDS", 1.0)
-    monkeypatch.setenv("PATH", f"{fresh / 'empty'}:/usr/bin:/bin")
+    monkeypatch.setattr(toolchain, "_zig", lambda: None)
+    for program in ("cat", "sleep", "sh"):
+        (fresh / "empty" / program).symlink_to(shutil.which(program, path="/bin:/usr/bin"))
     cc = str(fresh / "cc") if text is None else script(fresh / "cc", text)
     monkeypatch.setenv("CC", cc)
     started = time.monotonic()
@@ -108,6 +110,19 @@ def test_a_cc_that_cannot_compile_is_one_clear_error(fresh, monkeypatch, text, s
         toolchain.require()
     assert said in str(e.value) and f"CC={cc}" in str(e.value) and "\n" not in str(e.value)
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("other", ["clang", "ziglang"])
+def test_where_cc_cannot_compile_for_tinygrad_what_works_is_taken_and_one_line_says_so(fresh, monkeypatch, other):
+    if other == "clang":
+        clang = shutil.which("clang", path="/usr/bin:/usr/local/bin") or pytest.skip("clang is not installed")
+        (fresh / "empty" / "clang").symlink_to(clang)
+    cc, told = script(fresh / "gcc", "echo gcc: no such flag >&2; exit 1"), []
+    monkeypatch.setenv("CC", cc)
+    found = toolchain.require(told.append)
+    assert found.kind == other and os.environ["CC"] == found.path  # where tinygrad looks
+    assert told == [f"CC={cc}: cannot compile for tinygrad (gcc: no such flag); the tinygrad engine uses {found.path}"]
+    assert toolchain.require(told.append) == found and len(told) == 1
 
 
 def test_without_any_compiler_the_error_says_what_to_install(fresh, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import codecs
 import json
 import os
@@ -47,6 +48,7 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept at a time (default: the model's)")
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest translation of a sentence, in tokens")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences at once (default: 32)")
+    parser.add_argument("--no-shortlist", action="store_true", help="look at all target tokens, as a model without one")
     parser.add_argument("--no-split", action="store_true", help="take each line as one sentence, however long")
 
 
@@ -68,6 +70,7 @@ def load(args: argparse.Namespace, status: Status) -> Model:
             engine=args.engine,
             threads=args.threads,
             quantize=args.quantize,
+            shortlist=not args.no_shortlist,
             notice=status,
             warn=status.note,
         )
@@ -81,11 +84,16 @@ def check_output(path: str) -> None:
         raise FileError(f"{path}: the name must end in .safetensors")
 
 
-def write(checkpoint: Checkpoint, path: str) -> None:
-    """Writes a model to a file, and tells its size."""
+def small_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-shortlist", action="store_true", help="leave out the shortlist: smaller, but slower")
+
+
+def write(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
+    """Writes a model to the file that was asked for, and tells its size."""
     from ..weights.checkpoint import save
 
-    save(checkpoint, path)
+    path = args.out
+    save(dataclasses.replace(checkpoint, shortlist=None) if args.no_shortlist else checkpoint, path)
     print(f"{path}: {size(os.path.getsize(path))}", file=sys.stderr)
 
 

@@ -20,10 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", metavar="PART=Q", action="append", default=[], help="store a part otherwise, as in output=int8"
     )
+    common.small_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from ..weights.names import open_model
 
     common.check_output(args.out)
-    common.write(open_model(args.source, args.quantize, args.keep), args.out)
+    common.write(open_model(args.source, args.quantize, args.keep), args)

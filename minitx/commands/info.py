@@ -42,11 +42,14 @@ def describe(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     from ..weights.shapes import parts
 
     sides = {"source": checkpoint.source, "target": checkpoint.target}
-    sizes = parts(checkpoint.weights)
+    sizes, shortlist = parts(checkpoint.weights), checkpoint.shortlist
+    if shortlist:
+        sizes["shortlist"] = shortlist.nbytes
     return {
         "architecture": {**checkpoint.config.to_dict(), "parameters": sum(w.size for w in checkpoint.weights.values())},
         "bytes": {**sizes, "total": sum(sizes.values())},
         "tokenizer": {side: f"{t.kind}, {len(t.pieces)} pieces" for side, t in sides.items()},
+        **({"shortlist": {"always": shortlist.first, "candidates": len(shortlist.ids)}} if shortlist else {}),
         "generation": checkpoint.generation.to_dict(),
         "provenance": checkpoint.provenance,
     }

@@ -42,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auto", action="store_true", help="the smallest mix of int8 and int4, by BLEU on PAIRS.tsv")
     parser.add_argument("--max-bleu-drop", type=float, default=0.3, metavar="F", help="that it may cost (default: 0.3)")
     parser.add_argument("--limit", type=common.positive, metavar="N", help="only the first N pairs")
+    common.small_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         return quantized(checkpoint, quantization, keep, moments)
 
     chosen = automatic(args, checkpoint, make, status) if args.auto else make(args.to, args.keep)
-    common.write(chosen, args.out)
+    common.write(chosen, args)
 
 
 def load(name: str, status: common.Status) -> Model:

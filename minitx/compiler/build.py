@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import signal
@@ -32,12 +33,13 @@ class Kind:
     """What one kind of compiler (see `toolchain.Compiler.kind`) needs beside these flags.
 
     `spelled` has the flags that it knows by another name; `libraries` are ways to link, of which the first that works
-    is taken.
+    is taken. One that `knows_all` takes the flags of every instruction set, and is not asked.
     """
 
     flags: tuple[str, ...] = ()
     spelled: dict[str, str] = field(default_factory=dict)
     libraries: tuple[tuple[str, ...], ...] = (("-lm",),)
+    knows_all: bool = False
 
 
 # zig compiles for the processor at hand unless told otherwise, and brings slow copies of libc's functions, which take
@@ -49,6 +51,7 @@ ZIG = Kind(
         "-march=armv8.2-a+dotprod": "-mcpu=baseline+dotprod",
     },
     (("-nostdlib", "-lc", "-lm", "-Wl,-z,defs"), ("-lm",)),
+    knows_all=True,
 )
 KINDS = {"zig": ZIG}
 
@@ -71,11 +74,11 @@ class InstructionSet:
     supported: str = "1"
 
 
-def _cpuid(leaf: int) -> str:
-    return f'__asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"({leaf}), "c"(0));'
+def _cpuid(leaf: int, subleaf: int = 0) -> str:
+    return f'__asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"({leaf}), "c"({subleaf}));'
 
 
-def _x86(leaf1_c: int, state: int, leaf7_b: int, leaf7_c: int = 0) -> str:
+def _x86(leaf1_c: int, state: int, leaf7_b: int, leaf7_c: int = 0, leaf7_1_a: int = 0) -> str:
     """True where these bits are set in CPUID and, for what the system saves of a process, in XCR0.
 
     `__builtin_cpu_supports` would be shorter, but of a library that zig linked it says no to everything.
@@ -89,7 +92,8 @@ def _x86(leaf1_c: int, state: int, leaf7_b: int, leaf7_c: int = 0) -> str:
         f"({{ unsigned a, b, c, d; {_cpuid(0)} int fits = a >= 7;"
         f" if (fits) {{ {_cpuid(1)} fits = {all_of('c', leaf1_c)}; }}"
         f" if (fits) {{ {xgetbv} fits = {all_of('a', state)}; }}"
-        f" if (fits) {{ {_cpuid(7)} fits = {all_of('b', leaf7_b)} && {all_of('c', leaf7_c)}; }} fits; }})"
+        f" if (fits) {{ {_cpuid(7)} fits = {all_of('b', leaf7_b)} && {all_of('c', leaf7_c)}; }}"
+        f" if (fits) {{ {_cpuid(7, 1)} fits = {all_of('a', leaf7_1_a)}; }} fits; }})"
     )
 
 
@@ -112,11 +116,13 @@ AVX_BITS = 1 << 12 | 1 << 27 | 1 << 28 | 1 << 29  # FMA, OSXSAVE, AVX, F16C of l
 AVX2_BIT = 1 << 5  # of leaf 7, EBX
 AVX512_BITS = AVX2_BIT | 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31  # and F, DQ, BW, VL
 VNNI_BIT = 1 << 11  # of leaf 7, ECX
+AVX_VNNI_BIT = 1 << 4  # of leaf 7, subleaf 1, EAX, which is 0 where there is no such subleaf
 DOTPROD, I8MM = ("-march=armv8.2-a+dotprod",), ("-march=armv8.2-a+dotprod+i8mm",)
 # By machine as `platform.machine` names it, best first. The last of each runs on every one of them.
 INSTRUCTION_SETS: dict[str, tuple[InstructionSet, ...]] = {
     "x86_64": (
         InstructionSet("avx512vnni", (*AVX512, *AVX2), _x86(AVX_BITS, 0xE6, AVX512_BITS, VNNI_BIT)),
+        InstructionSet("avxvnni", (*AVX2, "-mavxvnni"), _x86(AVX_BITS, 0x6, AVX2_BIT, 0, AVX_VNNI_BIT)),
         InstructionSet("avx2", AVX2, _x86(AVX_BITS, 0x6, AVX2_BIT)),
         InstructionSet("sse2"),
     ),
@@ -140,10 +146,35 @@ def instruction_sets(machine: str = "") -> tuple[InstructionSet, ...]:
     return INSTRUCTION_SETS.get(MACHINES.get(machine, machine), (InstructionSet("plain"),))
 
 
+def usable() -> tuple[InstructionSet, ...]:
+    """Those of this machine that the compiler knows: an old one may not know the newest. The last always stays."""
+    compiler = toolchain.find_native()
+    if compiler is None or KINDS.get(compiler.kind, Kind()).knows_all:
+        return instruction_sets()
+    return _usable(compiler, toolchain.native_fingerprint())
+
+
+@functools.cache
+def _usable(compiler: toolchain.Compiler, fingerprint: str) -> tuple[InstructionSet, ...]:
+    """`fingerprint` changes with the compiler."""
+    *better, last = instruction_sets()
+    with ThreadPoolExecutor(len(better) or 1) as pool:
+        known = list(pool.map(lambda row: _knows(compiler, row.flags), better))
+    return (*(row for row, knows in zip(better, known, strict=True) if knows), last)
+
+
+def _knows(compiler: toolchain.Compiler, flags: Sequence[str]) -> bool:
+    """Whether a compiler takes these flags; also True where it cannot be run, which `build` will tell."""
+    with suppress(OSError, ValueError, subprocess.TimeoutExpired):
+        code, *_ = toolchain.run_limited([*compiler.command, *flags, "-fsyntax-only", "-x", "c", "-"], 10)
+        return code <= 0
+    return True
+
+
 def facts() -> dict[str, str]:
     """What `minitx cache` tells of a library that is built now: its instruction sets and compiler (which is run)."""
     compiler = toolchain.find_native()
-    sets = " ".join(row.name for row in instruction_sets())
+    sets = " ".join(row.name for row in usable())
     version = compiler.version or compiler.path if compiler else ""
     return {"instruction sets": sets, "compiler": f"zig, {version}" if compiler and compiler.kind == "zig" else version}
 

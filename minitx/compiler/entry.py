@@ -1,8 +1,8 @@
 """From a checkpoint to what the native engine opens: the compiled library, the packed weights, their description.
 
 The description is the part of a model that is read at every start, and has all but the weights: JSON with `config`,
-`generation`, `tokenizer` and `provenance` as in the model's own file, and for each function of the plan the buffers
-that its caller gives, in order.
+`generation`, `tokenizer`, `provenance` and perhaps `shortlist` as in the model's own file, and for each function of the
+plan the buffers that its caller gives, in order. A shortlist's tables are a file of their own, read as it is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from ..weights.checkpoint import Checkpoint, metadata
 from . import weights
-from .build import InstructionSet, Unit, build, instruction_sets
+from .build import InstructionSet, Unit, build, instruction_sets, usable
 from .packing import padded
-from .sealed import Files
-from .store import DESCRIPTION, LIBRARY, WEIGHTS
+from .sealed import Content, Files
+from .store import DESCRIPTION, LIBRARY, SHORTLIST, WEIGHTS
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -34,16 +34,17 @@ def files(checkpoint: Checkpoint, notice: Notice = lambda message: None) -> File
 
     notice("planning the model ...")
     planned = plan(checkpoint.config)
-    return {
+    made: dict[str, Content] = {
         LIBRARY: library(planned, notice),
         DESCRIPTION: json.dumps(describe(planned, checkpoint), ensure_ascii=False).encode(),
         WEIGHTS: lambda file: write_weights(planned, checkpoint, file),
     }
+    return made | ({SHORTLIST: checkpoint.shortlist.to_bytes()} if checkpoint.shortlist else {})
 
 
 def library(plan: Plan, notice: Notice = lambda message: None, sets: Sequence[InstructionSet] = ()) -> bytes:
-    """The shared library of a plan, for these instruction sets: by default all of this kind of machine."""
-    return build(units(plan, sets), HERE, notice)
+    """The shared library of a plan, for these instruction sets: by default all that the compiler knows here."""
+    return build(units(plan, sets or usable()), HERE, notice)
 
 
 def units(plan: Plan, sets: Sequence[InstructionSet] = ()) -> list[Unit]:
@@ -58,12 +59,13 @@ def units(plan: Plan, sets: Sequence[InstructionSet] = ()) -> list[Unit]:
 
 def write_weights(plan: Plan, checkpoint: Checkpoint, file: IO[bytes]) -> None:
     """The packed weights, each at its place; one at a time, so that no second copy of all is ever in memory."""
+    start = file.tell()
     for weight, offset in plan.weights:
-        file.write(b"\0" * (offset - file.tell()))
+        file.write(b"\0" * (start + offset - file.tell()))
         data = weights.pack(weight, checkpoint)
         assert data.nbytes == weight.bytes, (weight, data.nbytes)
         file.write(np.ascontiguousarray(data).data)
-    file.write(b"\0" * (padded(plan.weight_bytes, 64) - file.tell()))
+    file.write(b"\0" * (start + padded(plan.weight_bytes, 64) - file.tell()))
 
 
 def describe(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:

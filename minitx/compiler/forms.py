@@ -12,7 +12,7 @@ of which the first `rows` are in use. Axes: C channels, K inputs and N outputs o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tinygrad import Tensor, UOp, dtypes
@@ -28,7 +28,7 @@ from ..nn.ops import Linear
 from ..nn.positions import Sinusoidal
 from ..nn.quant import output_place, scheme
 from ..nn.transformer import Transformer
-from .packing import TOP_CHUNKS, TOP_MAX, TOP_STRIDE, quantized_stride
+from .packing import PANEL, TOP_CHUNKS, TOP_MAX, TOP_STRIDE, packed_bytes, quantized_stride
 from .weights import LOGIT_BIAS, MATRIX, TABLE, VECTOR, Weight
 
 MAX_ROWS = 1 << 16
@@ -38,16 +38,20 @@ SIZES, SCRATCH, NULL = "sizes", "scratch", "null"  # arguments of a kernel that 
 
 
 class Graph:
-    """What the native forms share while one function of the model is planned: its rows, weights and kernels."""
+    """What the native forms share while one function of the model is planned: its rows, weights and kernels.
 
-    def __init__(self, config: Config, positions: Tensor | None = None):
+    `given` are the tables of integers that the caller of the function gives.
+    """
+
+    def __init__(self, config: Config, given: Mapping[str, Tensor]):
         self.rows = UOp.variable("rows", 1, MAX_ROWS)
-        self.config, self.positions = config, positions
+        self.config, self.given = config, given
         self.weights: dict[Weight, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.quantizes = False  # whether any kernel takes quantized activations
         self._whole: dict[UOp, Tensor] = {}  # the buffer of which a tensor is the rows in use
         self._quantized: dict[UOp, Tensor] = {}  # by the tensor's own rows
+        self.shortlist: dict[str, Tensor] = {}  # what `top` reads of the rows that were chosen
         self._embedded: dict[UOp, tuple[Any, ...]] = {}  # what `embed` was called with
 
     def buffer(self, width: int, dtype: Any = dtypes.float32) -> Tensor:
@@ -142,7 +146,7 @@ class Graph:
         """Rows of a matrix, times a factor, plus those of a table at the positions, which are given or the step's."""
         y, w = self.buffer(weight.columns), self.weight(weight)
         rows = [self.weight(table)] if table else []
-        places = [self.positions] if table and self.positions is not None else []
+        places = [self.given["positions"]] if table and "positions" in self.given else []
         arguments = (y, tokens, *(places or [NULL]), w, *(rows or [NULL]), SIZES, weight.columns, weight.rows, scale)
         (y,) = self.call(f"embed_{kernel_name(weight)}", [y], [tokens, w, *rows, *places], *arguments)
         view = self.take(y)
@@ -153,14 +157,29 @@ class Graph:
         """What x was embedded from, if nothing was done to it since."""
         return self._embedded.get(x.uop)
 
+    def chosen(self, weight: Weight) -> dict[str, Tensor]:
+        """Room for the rows of a matrix that a shortlist allows, and for what its bias has for them."""
+        width = packed_bytes(weight.scheme, PANEL, weight.columns) // PANEL
+        return {"chosen.weight": self.buffer(width, dtypes.uint8), "chosen.bias": self.buffer(1)}
+
+    def choose(self, weight: Weight, bias: Weight) -> dict[str, Tensor]:
+        """These rows, which are the graph's `candidates`."""
+        made, inputs = self.chosen(weight), [self.weight(weight), self.weight(bias), self.given["candidates"]]
+        arguments = (*made.values(), *inputs, SIZES, weight.columns, weight.rows)
+        after = self.call(f"choose_{kernel_name(weight)}", list(made.values()), inputs, *arguments)
+        return dict(zip(made, after, strict=True))
+
     def top(self, x: Tensor, weight: Weight, bias: Weight) -> None:
         """The likeliest outputs, without a row of logits in memory: the graph's outputs `ids` and `scores`."""
-        source, w, b = self.operand(x, weight), self.weight(weight), self.weight(bias)
+        self.shortlist = self.chosen(weight)
+        shortlist = [*self.shortlist.values(), self.given["allowed"], self.given["sources"]]
+        inputs = [self.operand(x, weight), self.weight(weight), self.weight(bias), *shortlist]
         partial = self.buffer(TOP_CHUNKS * TOP_STRIDE, dtypes.uint8)
-        arguments = (partial, source, w, b, SIZES, weight.columns, weight.rows)
-        (partial,) = self.call(f"top_{kernel_name(weight)}", [partial], [source, w, b], *arguments)
+        arguments = (partial, *inputs, SIZES, weight.columns, weight.rows)
+        (partial,) = self.call(f"top_{kernel_name(weight)}", [partial], inputs, *arguments)
         ids, scores = self.buffer(TOP_MAX, dtypes.int32), self.buffer(TOP_MAX)
-        ids, scores = self.call("top_merge", [ids, scores], [partial], ids, scores, partial, SIZES)
+        inputs = [partial, self.given["candidates"]]
+        ids, scores = self.call("top_merge", [ids, scores], inputs, ids, scores, *inputs, SIZES)
         self.outputs |= {"ids": ids, "scores": scores}
 
 
@@ -295,6 +314,9 @@ class NativeOutput:
         config = model.config
         self.weight = graph.matrix(f"{output_place(config)}.weight", config.target_vocab, config.d_model)
         self.bias = Weight(f"{name}.bias" if config.output_bias else "", LOGIT_BIAS, "none", config.target_vocab)
+
+    def chosen(self) -> dict[str, Tensor]:
+        return self._graph.choose(self.weight, self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         self._graph.top(x, self.weight, self.bias)

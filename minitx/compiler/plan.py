@@ -7,6 +7,9 @@ rows: nothing runs, no weight is read and no compiler is needed. Axes: C channel
 |----------|---------------------------------|--------------------------------------------|--------------------------|
 | encode   | tokens of all sentences, packed | tokens, positions, starts of the sentences | keys, values by layer    |
 | step     | hypotheses, one token each      | tokens, sources, starts, slots, the state  | ids, scores, the state   |
+
+With a shortlist both are also given `candidates`, the target tokens that any of the sentences allows; `encode` gives
+the rows of the output matrix that these are, `step` reads them, and is given by sentence which are `allowed`.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ class Buffer:
     | weight | at `offset` of the weights                                                           |
     | arena  | at rows * `offset` of the arena, rows * `bytes` large                                |
     | input  | the caller's: integers, as many as there are tokens, rows or sentences               |
-    | output | the caller's: rows * `bytes`                                                         |
+    | output | the caller's: `bytes` for each row, or for each candidate (chosen)                   |
     | state  | the caller's, kept from step to step: `bytes` for each of what `extent` names: rows, |
-    |        | source tokens (source), or rows at each time (cache)                                 |
+    |        | source tokens (source), rows at each time (cache), or candidates (chosen)            |
     """
 
     name: str
@@ -108,23 +111,26 @@ Named = dict[str, tuple[Tensor, str, str]]  # a buffer by its name: its tensor, 
 
 def plan_encode(config: Config) -> tuple[Graph, str, list[Tensor], Named]:
     """The encoder over packed sentences, and the keys and values that the decoder makes of what it gives."""
-    integers = {name: table() for name in ("tokens", "positions", "starts")}
-    graph = Graph(config, integers["positions"])
+    integers = {name: table() for name in ("tokens", "positions", "starts", "candidates")}
+    graph = Graph(config, integers)
     model = swap(Transformer(config, "NULL", seed=None), graph)
     memory = model.encode(integers["tokens"], Packed(graph, integers["starts"]))
     given: Named = {name: (tensor, "input", "rows") for name, tensor in integers.items()}
-    outputs = {}
+    outputs: Named = {}
     for i, layer in enumerate(model.decoder.layers):
         for part, tensor in zip("kv", layer.cross.keys_values(memory), strict=True):
-            outputs[f"{i}.cross.{part}"] = graph.whole(tensor)
+            outputs[f"{i}.cross.{part}"] = graph.whole(tensor), "output", "rows"
+    output: Any = model.output
+    outputs |= {name: (tensor, "output", "chosen") for name, tensor in output.chosen().items()}
     plain(graph, model)
-    return graph, "encode", list(outputs.values()), given | {n: (t, "output", "rows") for n, t in outputs.items()}
+    return graph, "encode", [tensor for tensor, *_ in outputs.values()], given | outputs
 
 
 def plan_step(config: Config) -> tuple[Graph, str, list[Tensor], Named]:
     """One token of every hypothesis, to the likeliest next ones."""
-    integers = {name: table() for name in ("tokens", "sources", "starts", "slots")}
-    graph = Graph(config)
+    integers = {name: table() for name in ("tokens", "sources", "starts", "slots", "candidates")}
+    integers["allowed"] = table(dtypes.uint16)
+    graph = Graph(config, integers)
     model = Transformer(config, "NULL", seed=None)
     shapes = model.decoder.shapes(1, 1, 1)
     model = swap(model, graph)
@@ -147,12 +153,13 @@ def plan_step(config: Config) -> tuple[Graph, str, list[Tensor], Named]:
     changed = [t for name, t in after.items() if name in given and t is not cache[name]]
     plain(graph, model)
     given |= {name: (tensor, "output", "rows") for name, tensor in graph.outputs.items()}
+    given |= {name: (tensor, "state", "chosen") for name, tensor in graph.shortlist.items()}
     return graph, "step", [*graph.outputs.values(), *changed], given
 
 
-def table() -> Tensor:
+def table(dtype: Any = dtypes.int32) -> Tensor:
     """A buffer of integers that the caller gives."""
-    return Tensor.empty(MAX_ROWS, dtype=dtypes.int32, device="NULL")
+    return Tensor.empty(MAX_ROWS, dtype=dtype, device="NULL")
 
 
 def plain(graph: Graph, model: Transformer) -> None:

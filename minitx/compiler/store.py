@@ -25,7 +25,9 @@ from .sealed import IN_USE, Files, manifest, whole, write
 from .trust import UntrustedError, check_owner
 
 LIBRARY, WEIGHTS, DESCRIPTION = "library.so", "weights.bin", "model.json"  # the files of a model's entry
+SHORTLIST = "shortlist.bin"  # one more, if the model has one
 LIMIT = 4_000_000_000  # bytes of all entries together, unless $MINITX_CACHE_LIMIT says otherwise
+ATTEMPTS = 5  # at finding an entry that others remove
 LEFT = 86_400.0  # seconds after which what a process was writing is taken to be left over
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 Notice = Callable[[str], object]
@@ -279,11 +281,13 @@ def remove(path: Path, spare: bool = False) -> bool:
 
 
 class Use:
-    """Says that an entry is in use, until it is closed or forgotten or the process ends."""
+    """Says that an entry is in use, until it is closed or forgotten or the process ends; `there` is whether it was."""
 
     def __init__(self, path: Path):
         self._stack = contextlib.ExitStack()
+        before = _inode(path / IN_USE)
         self._stack.enter_context(flock(path / IN_USE, "LOCK_SH", wait=True))
+        self.there = before is not None and before == _inode(path / IN_USE)  # and not removed while we waited
 
     def close(self) -> None:
         self._stack.close()
@@ -300,6 +304,25 @@ class Use:
 def use(path: Path) -> Use:
     """Keeps an entry from being removed to make room, for as long as the result is held. It never fails."""
     return Use(path)
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.lstat().st_ino
+    return None
+
+
+def hold(find: Callable[[], Path]) -> tuple[Path, Use]:
+    """The entry that `find` gives, in use; `find` is called again where another process removed it in between.
+
+    Raises `FileError` where that goes on.
+    """
+    for _ in range(ATTEMPTS):
+        path = find()
+        held = use(path)
+        if held.there:
+            return path, held
+    raise FileError(f"{folder()}: is cleared all the time by another process; stop it or set MINITX_CACHE")
 
 
 def in_use(path: Path) -> bool:

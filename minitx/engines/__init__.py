@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..config import Config, Generation
 from ..toolchain import prepare
-
-if TYPE_CHECKING:
-    from ..generation.search import Hypothesis, Limits
+from .hypotheses import Hypothesis, Limits
 
 prepare()  # before anything here imports tinygrad
 

@@ -198,7 +198,7 @@ def _test(name: str) -> Result:
     return Result(WORKS)
 
 
-def ensure(name: str) -> str:
+def ensure(name: str, warn: Callable[[str], object] = lambda message: None) -> str:
     """tinygrad's device for a backend that a model is about to run on; raises `DeviceError` where it does not work.
 
     The first time on this machine, for this tinygrad and this compiler, `probe` tells; from then on the self-test in
@@ -209,7 +209,7 @@ def ensure(name: str) -> str:
     if name in _ensured:
         return device
     if backend.compiler:
-        toolchain.require()
+        toolchain.require(warn)
     file = f"{name.replace(':', '-')}-{version('tinygrad')}-{toolchain.fingerprint()}"
     marker = cache_dir() / "devices" / file
     if not marker.exists() and sys.executable:

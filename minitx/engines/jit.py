@@ -16,6 +16,7 @@ from tinygrad import Tensor, TinyJit, UOp
 from ..nn.cache import Cache, allocate, store
 from ..nn.ops import log_softmax_top, padding_mask, upload
 from ..nn.transformer import Transformer
+from ..weights.shortlist import Allowed
 
 
 def bucket(size: int, smallest: int = 1) -> int:
@@ -35,18 +36,22 @@ class State:
 
 
 class JitEngine:
-    """Runs a `Transformer` by TinyJit. Tokens in `suppress` are never proposed; `notice` is told what takes long."""
+    """Runs a `Transformer` by TinyJit. Tokens in `suppress` are never proposed; `notice` is told what takes long.
+
+    `allowed` gives the target tokens that a source allows; without it every source allows all.
+    """
 
     def __init__(
         self,
         model: Transformer,
         suppress: tuple[int, ...] = (),
         notice: Callable[[str], object] = lambda message: None,
+        allowed: Allowed | None = None,
     ):
-        self.model, self.config, self._notice = model, model.config, notice
-        bias = np.zeros(self.config.target_vocab, np.float32)
-        bias[list(suppress)] = -np.inf
-        self._suppress = self._upload(bias)  # (V,)
+        self.model, self.config, self._notice, self._allowed = model, model.config, notice, allowed
+        self._bias = np.zeros(self.config.target_vocab, np.float32)
+        self._bias[list(suppress)] = -np.inf
+        self._suppress = self._upload(self._bias)  # (V,)
         self._jits: dict[tuple[Any, ...], Any] = {}
 
     def _upload(self, values: np.ndarray) -> Tensor:
@@ -73,7 +78,18 @@ class JitEngine:
         mask = padding_mask(np.pad(lengths, (0, rows - len(tokens)), constant_values=1), size)  # (B,1,1,S)
         cache = self.model.new_cache(rows, size, length)
         self._jit(self._encode, rows, size, length)(self._upload(padded), self._upload(mask), cache)
+        if self._allowed:
+            cache["bias"] = self._upload(self._shortlist(self._allowed, tokens, lengths, rows))
         return State(cache, len(tokens), np.arange(len(tokens)), 0, length)
+
+    def _shortlist(self, allowed: Allowed, tokens: np.ndarray, lengths: np.ndarray, rows: int) -> np.ndarray:
+        """What is added to the logits of each row: minus infinity where its source does not allow a token, (B,V)."""
+        bias = np.tile(self._bias, (rows, 1))  # (B,V)
+        for row, source, length in zip(bias, tokens, lengths, strict=False):
+            forbidden = np.ones(len(row), bool)
+            forbidden[allowed(source[:length])] = False
+            row[forbidden] = -np.inf
+        return bias
 
     def _encode(self, tokens: Tensor, mask: Tensor, cache: Cache) -> None:
         Tensor.realize(*self.model.start(self.model.encode(tokens, mask), mask, cache).values())
@@ -92,13 +108,13 @@ class JitEngine:
 
     def _logits_step(self, tokens: Tensor, cache: Cache, position: UOp) -> list[Tensor]:
         logits, cache = self.model.decode_step(tokens, cache, position)
-        logits = logits + self._suppress  # (B,V)
+        logits = logits + cache.get("bias", self._suppress)  # (B,V)
         Tensor.realize(logits, *cache.values())
         return [logits]
 
     def _greedy_step(self, tokens: Tensor, cache: Cache, position: UOp) -> list[Tensor]:
         logits, cache = self.model.decode_step(tokens, cache, position)
-        best, score = log_softmax_top((logits + self._suppress).contiguous())  # (B,) each
+        best, score = log_softmax_top((logits + cache.get("bias", self._suppress)).contiguous())  # (B,) each
         Tensor.realize(best, score, *cache.values())
         return [best, score]
 
@@ -110,7 +126,7 @@ class JitEngine:
         same = new == old and np.array_equal(sources, state.sources)  # then what hangs on the source alone stays
         if same and np.array_equal(rows, np.arange(len(rows))):
             return state
-        moved = {k: t for k, t in state.cache.items() if not (same and ("cross" in k or k == "mask"))}
+        moved = {k: t for k, t in state.cache.items() if not (same and ("cross" in k or k in ("mask", "bias")))}
         fresh = allocate({k: (new, *t.shape[1:]) for k, t in moved.items()}, self.model.device)
         index = self._upload(np.pad(rows.astype(np.int32), (0, new - len(rows))))
         size = int(state.cache["mask"].shape[3])

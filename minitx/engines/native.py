@@ -12,24 +12,26 @@ import ctypes
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..compiler.packing import MAX_THREADS, TOP_MAX
+from ..compiler.packing import MAX_THREADS, PANEL, TOP_MAX, padded
 from ..compiler.store import LIBRARY, WEIGHTS
 from ..config import Config, Generation
 from ..errors import DeviceError, Error, InputError
-from ..generation.search import LENGTH_PENALTIES, NAN, Hypothesis, Limits
 from ..paths import map_file
+from ..weights.shortlist import Allowed, union
+from .hypotheses import LENGTH_PENALTIES, NAN, Hypothesis, Limits
 
 ENCODE, STEP = 0, 1  # the functions of the library, in the plan's order
 ROWS, POSITION, TOP = 0, 1, 3  # what of `sizes` changes from step to step; all are in kernels/sizes.h
 GOES_ON, NOT_A_NUMBER = -1, -2  # how a search stands: compiler/runtime/search.h
 BUDGET = 20_000_000  # nanoseconds of a search after which Python may see to something else, such as Ctrl-C
 FAILURES = {1: "out of memory for {rows} rows; try a smaller --batch-size or --beam, or shorter lines"}
+LINES = ("tokens", "sources", "starts", "slots", "candidates", "allowed", "ids", "scores")  # of a state, for a step
 Array = np.ndarray[Any, Any]
 Described = dict[str, dict[str, dict[str, Any]]]  # what the description holds of each function's buffers
 
@@ -49,6 +51,33 @@ def empty() -> Array:
     return np.empty(0, np.int32)
 
 
+def memory(rows: int, width: int) -> Array:
+    """Rows of so many bytes, not yet written, from a multiple of 64 on: then a vector lies in one line of the cache."""
+    room = np.empty(rows * width + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + rows * width].reshape(rows, width)
+
+
+def choose(lists: Sequence[Array], vocabulary: int) -> tuple[Array, Array]:
+    """The tokens that any of some sentences allows, and of each of these, by sentence, whether it does: bits.
+
+    `lists` are the tokens that each allows. No tokens stand for the whole vocabulary, which is no slower to go through
+    than a large part of it; no bits for all the tokens. See kernels/shortlist.h for their layout.
+    """
+    tokens = union(lists)
+    if whole := len(tokens) > vocabulary // 2:
+        tokens = np.arange(vocabulary, dtype=np.int32)
+    candidates = empty() if whole else tokens
+    if all(len(own) == len(tokens) for own in lists):
+        return candidates, empty()
+    places = np.zeros(vocabulary, np.int32)
+    places[tokens] = np.arange(len(tokens))
+    allowed = np.zeros((len(lists), padded(len(tokens), PANEL)), bool)
+    for row, own in zip(allowed, lists, strict=True):
+        row[places[own]] = True
+    return candidates, np.packbits(allowed, axis=1, bitorder="little")
+
+
 @dataclass
 class State:
     """Hypotheses under way. Row r is of sentence sources[r]; at time t it used row slots[t, r] of the caches."""
@@ -56,6 +85,8 @@ class State:
     starts: Array  # (sentences + 1,) int32: where the tokens of each begin
     sources: Array  # (capacity,) int32
     arrays: dict[str, Array]  # keys and values of the sources (S,C), caches (T,capacity,C), cells (capacity,C)
+    candidates: Array  # int32: the target tokens that are looked at; none: all
+    allowed: Array  # bits by sentence and candidate; none: all are allowed
     rows: int
     length: int  # T at most
     slots: Array  # (T,capacity) int32
@@ -76,6 +107,7 @@ class Library:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
         self.held: object = None  # what keeps the entry there
         self._weights: mmap.mmap = map_file(entry / WEIGHTS)
+        self.weight_bytes = len(self._weights)  # as they are stored, and as they lie in memory
         self._view = np.frombuffer(self._weights, np.uint8)
         try:
             self._library = ctypes.CDLL(str(entry / LIBRARY))
@@ -96,8 +128,9 @@ class Library:
         name = instruction_set.encode() if instruction_set else None
         self._opened = library.minitx_open(self._view.ctypes.data, threads, name)
         if not self._opened:
-            wanted = instruction_set or "this processor"
-            raise DeviceError(f"{entry}: has no code for {wanted}; run minitx cache --clear")
+            if instruction_set:
+                raise DeviceError(f"instruction set {instruction_set!r} is not one that was compiled and runs here")
+            raise DeviceError(f"{entry}: has no code for this processor; run minitx cache --clear")
         self.threads, self.instruction_set = threads, library.minitx_set(self._opened).decode()
 
     def run(self, function: int, pointers: Any, sizes: Array) -> None:
@@ -146,10 +179,13 @@ class Library:
 
 
 class NativeEngine:
-    """Runs the model of an entry. Tokens in `suppress` were built into the library's weights."""
+    """Runs the model of an entry. Tokens in `suppress` were built into the library's weights.
 
-    def __init__(self, config: Config, library: Library, functions: Described):
-        self.config, self._library = config, library
+    `allowed` gives the target tokens that a source allows; without it every source allows all.
+    """
+
+    def __init__(self, config: Config, library: Library, functions: Described, allowed: Allowed | None = None):
+        self.config, self.library, self._allowed = config, library, allowed
         self._buffers = {name: list(buffers.items()) for name, buffers in functions.items()}
 
     def _pointers(self, function: str, arrays: dict[str, Array]) -> Any:
@@ -174,17 +210,24 @@ class NativeEngine:
         np.cumsum(lengths, out=starts[1:])
         total = int(starts[-1])
         positions = np.arange(total, dtype=np.int32) - np.repeat(starts[:-1], lengths)
+        candidates, allowed = empty(), empty()
+        if self._allowed and total:
+            lists = [self._allowed(tokens[a:b]) for a, b in pairwise(starts.tolist())]
+            candidates, allowed = choose(lists, self.config.target_vocab)
         arrays = {"tokens": tokens.astype(np.int32, copy=False), "positions": positions, "starts": starts}
-        made = {
-            name: np.empty((total, buffer["bytes"] // 4), np.float32)  # (S,C)
+        arrays["candidates"] = candidates
+        chosen = padded(len(candidates), PANEL)
+        made = {  # (S,C), and of what is chosen (candidates,C)
+            name: memory(chosen if buffer["extent"] == "chosen" else total, buffer["bytes"])
             for name, buffer in self._buffers["encode"]
             if buffer["role"] == "output"
         }
         if total:
-            sizes = np.array([total, 0, len(lengths), 1, 0, longest], np.int32)
-            self._library.run(ENCODE, self._pointers("encode", arrays | made), sizes)
+            sizes = np.array([total, 0, len(lengths), 1, 0, longest, len(candidates), 0], np.int32)
+            self.library.run(ENCODE, self._pointers("encode", arrays | made), sizes)
         rows = len(lengths)
-        state = State(starts, np.arange(rows, dtype=np.int32), made, rows, length, np.empty((length, 0), np.int32))
+        order, slots = np.arange(rows, dtype=np.int32), np.empty((length, 0), np.int32)
+        state = State(starts, order, made, candidates, allowed, rows, length, slots)
         self._grow(state, capacity)
         return state
 
@@ -193,7 +236,7 @@ class NativeEngine:
         old = state.slots.shape[1]
         for name, buffer in self._buffers["step"]:
             width, extent = buffer["bytes"] // 4, buffer["extent"]
-            if buffer["role"] != "state" or extent == "source":
+            if buffer["role"] != "state" or extent in ("source", "chosen"):
                 continue
             shape = (state.length, capacity, width) if extent == "cache" else (capacity, width)
             array = np.empty(shape, np.float32) if extent == "cache" else np.zeros(shape, np.float32)
@@ -220,7 +263,7 @@ class NativeEngine:
             self._bind(state, k)
         state.tokens[:rows] = tokens
         state.sizes[[ROWS, POSITION, TOP]] = rows, state.position, k
-        self._library.run(STEP, state.bound, state.sizes)
+        self.library.run(STEP, state.bound, state.sizes)
         state.position += 1
         size = rows * k
         return state.ids[:size].reshape(rows, k).copy(), state.scores[:size].reshape(rows, k).copy()
@@ -230,8 +273,9 @@ class NativeEngine:
         capacity, longest = state.slots.shape[1], int(np.diff(state.starts).max(initial=0))
         state.tokens, state.ids = np.zeros(capacity, np.int32), np.zeros(capacity * k, np.int32)
         state.scores = np.zeros(capacity * k, np.float32)
-        state.sizes = np.array([0, 0, len(state.starts) - 1, k, capacity, longest], np.int32)
-        lines = {name: getattr(state, name) for name in ("tokens", "sources", "starts", "slots", "ids", "scores")}
+        shortlist = len(state.candidates), state.allowed.size > 0
+        state.sizes = np.array([0, 0, len(state.starts) - 1, k, capacity, longest, *shortlist], np.int32)
+        lines = {name: getattr(state, name) for name in LINES}
         state.bound = self._pointers("step", state.arrays | lines)
 
     def reorder(self, state: State, rows: Array) -> State:
@@ -255,4 +299,4 @@ class NativeEngine:
         longest = max(limit.maximum for limit in limits)
         state = self._encode(tokens, lengths, longest, len(sources) * generation.beam)
         self._bind(state, min(generation.beam + 1, self.config.target_vocab, TOP_MAX))
-        return self._library.search(state.bound, state.sizes, generation, limits)
+        return self.library.search(state.bound, state.sizes, generation, limits)

@@ -18,10 +18,12 @@ from ..compiler import store
 from ..compiler.packing import MAX_THREADS
 from ..compiler.sealed import Files
 from ..config import Config, Generation
+from ..paths import map_file
 from ..text import tokenizer as tokenizers
 from ..version import __version__
-from ..weights.checkpoint import Checkpoint
+from ..weights.checkpoint import SHORTLIST, Checkpoint
 from ..weights.names import identity, open_model
+from ..weights.shortlist import Shortlist
 from .native import Library, NativeEngine
 
 Name = str | os.PathLike[str]
@@ -46,31 +48,44 @@ class Later(Mapping[str, Any]):
 
 
 def open_native(
-    name: Name, threads: int | None, quantize: str | None, keep: tuple[str, ...], notice: Notice, warn: Notice
+    name: Name,
+    threads: int | None,
+    quantize: str | None,
+    keep: tuple[str, ...],
+    notice: Notice,
+    warn: Notice,
+    shortlist: bool = False,
 ) -> tuple[Checkpoint, NativeEngine]:
-    """The model called `name` and its native engine, compiled if it has to be.
+    """The model called `name` and its native engine, compiled if it has to be; with its shortlist, if it has one.
 
     Raises `DeviceError` where that cannot be had: there is no compiler, or it fails.
     """
-    entry = find_or_build(name, quantize, keep, notice, warn)
+    entry, held = store.hold(lambda: find_or_build(name, quantize, keep, notice, warn))
     described = json.loads((entry / store.DESCRIPTION).read_text(encoding="utf-8"))
-    library = Library(entry, threads or min(toolchain.cores(), MAX_THREADS))
-    library.held = store.use(entry)  # while it is open, the entry stays
-    checkpoint = restore(described, Later(lambda: open_model(name, quantize, keep).weights))
-    return checkpoint, NativeEngine(checkpoint.config, library, described["functions"])
+    library = Library(entry, threads or min(toolchain.cores(), MAX_THREADS), os.environ.get("MINITX_INSTRUCTION_SET"))
+    library.held = held  # while it is open, the entry stays
+    checkpoint = restore(described, entry, Later(lambda: open_model(name, quantize, keep).weights))
+    allowed = checkpoint.allowed if shortlist else None
+    return checkpoint, NativeEngine(checkpoint.config, library, described["functions"], allowed)
 
 
-def restore(described: dict[str, Any], weights: Mapping[str, Any]) -> Checkpoint:
+def restore(described: dict[str, Any], entry: Path, weights: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint whose description this is; it was checked when it was made."""
     both = json.loads(described["tokenizer"])
     source = tokenizers.from_dict(both["source"])
+    config = Config.restore(json.loads(described["config"]))
+    shortlist = None
+    if SHORTLIST in described:
+        first = json.loads(described[SHORTLIST])["first"]
+        shortlist = Shortlist.restore(first, map_file(entry / store.SHORTLIST), config)
     return Checkpoint(
-        Config.restore(json.loads(described["config"])),
+        config,
         Generation.restore(json.loads(described["generation"])),
         source,
         source if both["target"] is None else tokenizers.from_dict(both["target"]),
         weights,
         json.loads(described["provenance"]),
+        shortlist=shortlist,
     )
 
 

@@ -10,36 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..config import Generation
 from ..engines import Engine, Searcher
+from ..engines.hypotheses import LENGTH_PENALTIES, NAN, Hypothesis, Limits
 from ..errors import Error, InputError
-
-# What the log-probability of a hypothesis of n tokens, the end included, is divided by. Neither ever falls as n
-# grows, for alpha >= 0: the early stop of `beam_search` rests on that. runtime/search.h has them in the same order.
-LENGTH_PENALTIES: dict[str, Callable[[int, float], float]] = {
-    "power": lambda n, alpha: float(n) ** alpha,
-    "wu": lambda n, alpha: ((5.0 + n) / 6.0) ** alpha,  # Wu et al. 2016, equation 14
-}
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Target tokens, without the end, and their score: log-probability over the length penalty."""
-
-    tokens: tuple[int, ...]
-    score: float
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a hypothesis may get: `minimum` tokens before the end may come, at most `maximum` tokens."""
-
-    minimum: int
-    maximum: int
 
 
 def normalise(generation: Generation, log_probability: float, length: int) -> float:
@@ -119,9 +96,6 @@ def encode(engine: Engine, sources: Sequence[Sequence[int]], limits: Sequence[Li
     return engine.encode(tokens, lengths, max(limit.maximum for limit in limits))
 
 
-NAN = "the model gives NaN: its weights are damaged or overflow; download or convert it again"
-
-
 def step(engine: Engine, state: object, tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """`Engine.step`; raises `Error` where the model gives NaN, from which there is no way on."""
     ids, scores = engine.step(state, tokens, k)
@@ -162,7 +136,7 @@ def greedy_steps(
         length += 1
         going = []
         for row, i in enumerate(active):
-            held_back = length <= limits[i].minimum and ids.shape[1] > 1
+            held_back = length <= limits[i].minimum and ids.shape[1] > 1 and scores[row, 1] > -math.inf
             column = int(held_back and ids[row, 0] == generation.end)
             last[row] = ids[row, column]
             yield i, int(last[row]), float(scores[row, column])

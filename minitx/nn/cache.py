@@ -7,8 +7,8 @@
 | "{i}.self.k"   | (B, H, T, D)    | keys of the tokens so far, T at most; "{i}.self.v" alike       |
 | "{i}.rnn.c"    | (B, C)          | the cell of layer i, where the mixer is recurrent              |
 
-`store` writes in place, within the schedule of what reads it: what a step returns, logits and cache, has to be
-realized together.
+An engine may keep more there that goes with the rows. `store` writes in place, within the schedule of what reads it:
+what a step returns, logits and cache, has to be realized together.
 """
 
 from __future__ import annotations

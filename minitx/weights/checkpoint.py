@@ -4,7 +4,9 @@ The file (https://github.com/huggingface/safetensors, "Format"): u64 little-endi
 `{"__metadata__": {string: string}, NAME: {"dtype", "shape", "data_offsets": [begin, end]}, ...}`, then the data,
 without holes. minitx's own names are in `shapes.py`; `__metadata__` holds `minitx` (the version of this format),
 `config`, `generation`, `tokenizer` (`{"source": ..., "target": ... or null when it is the same}`),
-`quantization` and `provenance`. The header is padded with spaces so that the data begins at a multiple of 64.
+`quantization` and `provenance`. A model with a lexical shortlist has two tensors more, `shortlist.counts` and
+`shortlist.ids`, and in `__metadata__` a `shortlist` (`{"first": 50}`): see `shortlist.py`. The header is padded with
+spaces so that the data begins at a multiple of 64.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from ..errors import Error, FileError, differences, several
 from ..paths import map_file, writing
 from ..text import tokenizer as tokenizers
 from ..text.tokenizer import Tokenizer
+from .shortlist import TABLES, Allowed, Shortlist
 
 FORMAT = "1"
 ALIGNMENT = 64  # bytes, of the data of every tensor whose size allows it
@@ -33,8 +37,11 @@ DTYPES: dict[str, np.dtype[Any]] = {  # bfloat16, which numpy does not have, by 
     "BF16": np.dtype("<u2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
 }
 KEYS = ("minitx", "config", "generation", "tokenizer", "quantization", "provenance")
+SHORTLIST = "shortlist"  # a key that not every file has, and what the names of its tensors begin with
 Path_ = str | os.PathLike[str]
 Array = np.ndarray[Any, Any]
 
@@ -51,6 +58,12 @@ class Checkpoint:
     provenance: dict[str, Any]  # family, where it came from, licence, SHA-256 of the files
     # Where matrices were int8 before they were read as float32: what every weight of one is a multiple of.
     steps: Mapping[str, float] = field(default_factory=dict)
+    shortlist: Shortlist | None = None
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """What an engine is told of the shortlist; None where every source allows every token."""
+        return partial(self.shortlist.allowed, end=self.generation.end) if self.shortlist else None
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ def check(checkpoint: Checkpoint, where: Path_) -> None:
     ids |= {f"suppress {i}": (i, config.target_vocab) for i in generation.suppress}
     if beyond := [name for name, (i, size) in ids.items() if not (0 <= i < size or (name == "start" and i == -1))]:
         problems.append(f"generation names tokens beyond the vocabulary: {several(beyond)}")
+    if checkpoint.shortlist:
+        problems += checkpoint.shortlist.problems(config)
     if problems:
         raise damaged(where, "; ".join(problems))
 
@@ -101,7 +116,8 @@ def save(checkpoint: Checkpoint, path: Path_) -> None:
     for what the system refuses.
     """
     check(checkpoint, path)
-    arrays = {name: np.asarray(w, order="C") for name, w in checkpoint.weights.items()}
+    tables = {f"{SHORTLIST}.{name}": getattr(checkpoint.shortlist, name) for name in TABLES if checkpoint.shortlist}
+    arrays = {name: np.asarray(w, order="C") for name, w in {**checkpoint.weights, **tables}.items()}
     names = sorted(arrays, key=lambda name: (arrays[name].nbytes % ALIGNMENT != 0, name))
     kinds = {dtype: kind for kind, dtype in DTYPES.items()}
     entries, offset = {}, 0
@@ -133,9 +149,11 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "tokenizer": tokenizer,
         "provenance": checkpoint.provenance,
     }
+    if checkpoint.shortlist:
+        values[SHORTLIST] = {"first": checkpoint.shortlist.first}
     texts = {key: json.dumps(v, ensure_ascii=False, sort_keys=True, allow_nan=False) for key, v in values.items()}
     texts |= {"minitx": FORMAT, "quantization": checkpoint.config.quantization}
-    return {key: texts[key] for key in KEYS}
+    return {key: texts[key] for key in (*KEYS, SHORTLIST) if key in texts}
 
 
 def load(path: Path_) -> Checkpoint:
@@ -164,7 +182,8 @@ def load(path: Path_) -> Checkpoint:
     if meta["quantization"] != config.quantization:
         raise damaged(path, f"quantization {meta['quantization'][:20]!r} is not the config's {config.quantization!r}")
     weights = {name: view(data, entry) for name, entry in entries.items()}
-    checkpoint = Checkpoint(config, generation, source, target, weights, provenance)
+    shortlist = read_shortlist(meta[SHORTLIST], weights, path) if SHORTLIST in meta else None
+    checkpoint = Checkpoint(config, generation, source, target, weights, provenance, shortlist=shortlist)
     check(checkpoint, path)
     return checkpoint
 
@@ -176,6 +195,17 @@ def read_tokenizers(text: str, path: Path_) -> tuple[Tokenizer, Tokenizer]:
         raise damaged(path, "tokenizer must have source and target and nothing else")
     source = tokenizers.from_dict(both["source"])
     return source, source if both["target"] is None else tokenizers.from_dict(both["target"])
+
+
+def read_shortlist(text: str, weights: dict[str, Array], path: Path_) -> Shortlist:
+    """The shortlist of `metadata`, its tensors taken out of `weights`."""
+    fields = read_json(text, path, SHORTLIST)
+    if not isinstance(fields, dict) or set(fields) != {"first"} or type(fields["first"]) is not int:
+        raise damaged(path, "shortlist must have a number first and nothing else")
+    names = [f"{SHORTLIST}.{name}" for name in TABLES]
+    if absent := [name for name in names if name not in weights]:
+        raise damaged(path, f"has no {', '.join(absent)}")
+    return Shortlist(fields["first"], *map(weights.pop, names))
 
 
 def view(data: mmap.mmap, entry: Entry) -> Array:

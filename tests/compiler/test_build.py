@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from minitx import toolchain
-from minitx.compiler.build import INSTRUCTION_SETS, Unit, build, facts, instruction_sets
+from minitx.compiler.build import INSTRUCTION_SETS, Unit, build, facts, instruction_sets, usable
 from minitx.errors import DeviceError
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -85,8 +85,8 @@ def test_units_become_one_library_with_every_compiler(alone, compiler):
 
 
 def test_every_instruction_set_compiles_for_itself_and_is_recognized(alone, compiler):
-    macros = {"avx512vnni": "__AVX512VNNI__", "avx2": "__AVX2__", "neon_dotprod": "__ARM_FEATURE_DOTPROD"}
-    macros["neon_i8mm"] = "__ARM_FEATURE_MATMUL_INT8"
+    macros = {"avx512vnni": "__AVX512VNNI__", "avxvnni": "__AVXVNNI__", "avx2": "__AVX2__"}
+    macros |= {"neon_i8mm": "__ARM_FEATURE_MATMUL_INT8", "neon_dotprod": "__ARM_FEATURE_DOTPROD"}
     rows = instruction_sets()
     units = []
     for i, row in enumerate(rows):
@@ -101,7 +101,25 @@ def test_every_instruction_set_compiles_for_itself_and_is_recognized(alone, comp
     if Path("/proc/cpuinfo").exists() and X86:
         flags = set(Path("/proc/cpuinfo").read_text().split())
         assert answers["avx2"] == {"avx2", "fma", "f16c"}.issubset(flags)
+        assert answers["avxvnni"] == {"avx_vnni", "avx2", "fma", "f16c"}.issubset(flags)
         assert answers["avx512vnni"] == {"avx512_vnni", "avx512vl", "avx512bw", "avx512dq", "avx2"}.issubset(flags)
+
+
+@pytest.mark.skipif(not X86, reason="is about sets of x86")
+def test_sets_whose_flags_the_compiler_does_not_know_are_left_out(alone, monkeypatch):
+    real = shutil.which("clang", path="/usr/bin:/usr/local/bin") or shutil.which("gcc", path="/usr/bin")
+    if not real:
+        pytest.skip("needs clang or gcc")
+    monkeypatch.setenv("PATH", f"{alone / 'path'}:/usr/bin:/bin")
+    rejecting = 'for a; do case $a in {}) echo "error: unknown argument: $a" >&2; exit 1;; esac; done\nexec {} "$@"'
+    everything = [row.name for row in instruction_sets()]
+    for pattern, left in {"-mavxvnni": ["avx512vnni", "avx2", "sse2"], "-mavx*": ["sse2"], "-none": everything}.items():
+        monkeypatch.setenv("CC", script(alone / "old", rejecting.format(pattern, real)))
+        assert [row.name for row in usable()] == left == facts()["instruction sets"].split()
+        units = [Unit(row.name, f"int unused_{row.name};\n", row.flags) for row in usable()]
+        assert build([*UNITS, *units], alone / "include")
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    assert usable() == instruction_sets()  # what it is, `build` tells
 
 
 @pytest.mark.skipif(not (X86 and shutil.which("qemu-x86_64") and shutil.which("gcc")), reason="needs qemu-user and gcc")

@@ -47,6 +47,7 @@ BUILDS = {  # name: compiler, flags, what the processor must have, emulator
 }
 NONE = None
 SCHEMES = ("f32", "f16", "bf16", "int8", "int8w", "int4")
+SCHEMES_STORED = {scheme: scheme for scheme in SCHEMES} | {"f32": "none"}  # rows of QUANTIZATIONS
 ACTIVATIONS = ("IDENTITY", "RELU", "GELU", "GELU_TANH", "SILU", "SIGMOID")
 
 # A call is: name, threads, 8 ints, a float, then each buffer as its length (-1: NULL) and its bytes.
@@ -66,10 +67,11 @@ static void run(const Call *c, int t) {
     IS(attend_step) attend_step(b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], i[0], i[1], b[8], t, n);
     IS(attend_cross) attend_cross(b[0], b[1], b[2], b[3], b[4], b[5], b[6], i[0], i[1], b[7], t, n);
     IS(attend_encoder) attend_encoder(b[0], b[1], b[2], b[3], b[4], b[5], i[0], i[1], b[6], t, n);
-    IS(top_merge) top_merge(b[0], b[1], b[2], b[3], t, n);
+    IS(top_merge) top_merge(b[0], b[1], b[2], b[3], b[4], t, n);
 #define LINEAR_OF(s) \
     IS(linear_##s) linear_##s(b[0], b[1], b[2], b[3], b[4], i[0], i[1], i[2], t, n); \
-    IS(top_##s) top_##s(b[0], b[1], b[2], b[3], b[4], i[0], i[1], t, n); \
+    IS(top_##s) top_##s(b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], i[0], i[1], t, n); \
+    IS(choose_##s) choose_##s(b[0], b[1], b[2], b[3], b[4], b[5], i[0], i[1], t, n); \
     IS(embed_##s) embed_##s(b[0], b[1], b[2], b[3], b[4], b[5], i[0], i[1], c->f, t, n);
     LINEAR_OF(f32) LINEAR_OF(f16) LINEAR_OF(bf16) LINEAR_OF(int8) LINEAR_OF(int8w) LINEAR_OF(int4)
     IS(exp) for (int j = 0; j + LANES <= i[0]; j += LANES)
@@ -153,8 +155,8 @@ def compile_c(argv):
     assert done.returncode == 0, done.stderr
 
 
-def sizes(rows=0, position=0, sentences=0, top=0, capacity=0, longest=0):
-    return np.array([rows, position, sentences, top, capacity, longest], np.int32)
+def sizes(rows=0, position=0, sentences=0, top=0, capacity=0, longest=0, chosen=0, masked=0):
+    return np.array([rows, position, sentences, top, capacity, longest, chosen, masked], np.int32)
 
 
 def rng(*seed):
@@ -406,13 +408,45 @@ def test_embed_looks_up_scales_and_adds_positions(kernels, scheme):
             assert np.allclose(y, expected, rtol=1e-6, atol=1e-6)
 
 
-def top(kernels, weights, x, bias, count, threads):
-    rows, many = len(x), sizes(len(x), top=count)
+def top(kernels, weights, x, bias, count, threads, candidates=NONE, allowed=NONE, sources=NONE):
+    """Over the columns `candidates`, by default all, and of them those in the bits `allowed` of a row's source."""
+    rows, chosen, bias = len(x), [NONE, NONE], None if bias is None else padded_bias(bias)
+    few = 0 if candidates is None else len(candidates)
+    many = sizes(rows, top=count, chosen=few, masked=int(allowed is not None))
+    if few:
+        room = np.zeros(packed_bytes(SCHEMES_STORED[weights.scheme], few, weights.k), np.uint8)
+        buffers = [room, np.zeros(padded(few, 16), np.float32), weights.packed, bias, candidates, many]
+        chosen = kernels(f"choose_{weights.scheme}", buffers, [weights.k, weights.n], 0, threads)[:2]
     partial = np.zeros((rows, TOP_CHUNKS, TOP_STRIDE), np.uint8)
-    buffers = [partial, x, weights.packed, None if bias is None else padded_bias(bias), many]
+    buffers = [partial, x, weights.packed, bias, *chosen, allowed, sources, many]
     partial = kernels(f"top_{weights.scheme}", buffers, [weights.k, weights.n], 0, threads)[0]
     ids, scores = np.zeros((rows, count), np.int32), np.zeros((rows, count), np.float32)
-    return kernels("top_merge", [ids, scores, partial, many], [], 0, threads)[:2]
+    return kernels("top_merge", [ids, scores, partial, candidates, many], [], 0, threads)[:2]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_top_of_a_shortlist_is_that_of_all_with_the_rest_left_out(kernels, scheme):
+    shapes = ((1, 90, 1, 3, 17, 0.3), (3, 90, 2, 7, 33, 0.5), (4, 300, 3, 80, 40, 0.6), (2, 50, 2, 5, 0, 0.2))
+    for rows, n, threads, count, few, share in shapes:
+        r = rng(rows, n, few)
+        weights, bias, sources = Weights(scheme, n, 64, r), normal(r, n), r.integers(0, 3, rows).astype(np.int32)
+        candidates = np.sort(r.permutation(n)[:few]).astype(np.int32)
+        columns = candidates if few else np.arange(n)
+        inside = r.random((3, len(columns))) < share
+        inside[:, 1] = True
+        bits = np.packbits(np.pad(inside, ((0, 0), (0, -len(columns) % 16))), 1, bitorder="little")
+        x, _ = weights.operand(normal(r, rows, 64))
+        logits = linear(kernels, weights, x, padded_bias(bias), threads=threads)
+        for masked in (False, True):
+            left = np.full((rows, n), -np.inf)
+            left[:, columns] = np.where(inside[sources] | (not masked), logits[:, columns], -np.inf)
+            shortlist = candidates if few else NONE, bits if masked else NONE, sources
+            ids, scores = top(kernels, weights, x, bias, count, threads, *shortlist)
+            expected = np.sort(left, 1)[:, ::-1][:, :count]
+            total = np.log(np.exp(left).sum(1, keepdims=True))
+            assert np.allclose(scores, expected - total, rtol=1e-4, atol=1e-4)
+            found = np.isfinite(scores)
+            assert np.array_equal(np.take_along_axis(left, ids, 1)[found], expected[found])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -529,7 +563,7 @@ def test_exp_is_within_two_units_in_the_last_place(kernels):
 
 def test_webassembly_compiles(tmp_path):
     source = tmp_path / "kernels.c"
-    used = ", ".join(f"linear_{s}, top_{s}, embed_{s}" for s in SCHEMES)
+    used = ", ".join(f"linear_{s}, top_{s}, embed_{s}, choose_{s}" for s in SCHEMES)
     others = "quantize, layernorm, attend_step, attend_cross, attend_encoder, top_merge"
     source.write_text(f'#include "kernels.h"\nvoid *const kernels[] = {{{used}, {others}}};\n')
     flags = ["-target", "wasm32-freestanding", "-msimd128", "-c", "-o", str(tmp_path / "kernels.o")]

@@ -35,9 +35,11 @@ def test_the_golden_plan_of_a_decoder_step():
     # query, key and value run beside each other
     assert [call.stage for call in step.calls][:7] == [0, 1, 1, 1, 2, 3, 4]
     assert [b.name for b in step.buffers if b.role == "state"] == [
-        f"{i}.{part}" for i in (0, 1) for part in ("self.k", "self.v", "cross.k", "cross.v")
+        *(f"{i}.{part}" for i in (0, 1) for part in ("self.k", "self.v", "cross.k", "cross.v")),
+        *("chosen.weight", "chosen.bias"),
     ]
-    assert {b.name for b in step.buffers if b.role == "input"} == {"tokens", "slots", "sources", "starts"}
+    given = {"tokens", "slots", "sources", "starts", "candidates", "allowed"}
+    assert {b.name for b in step.buffers if b.role == "input"} == given
     assert [b.name for b in step.buffers if b.role == "output"] == ["ids", "scores"]
 
 
@@ -46,8 +48,10 @@ def test_the_golden_plan_of_an_encoder_in_int8():
     encode, _ = plan(stored("attention", "int8")).functions
     layer = ["linear_int8"] * 3 + ["attend_encoder", "quantize", "linear_int8", "layernorm"]
     layer += ["linear_int8", "quantize", "linear_int8", "layernorm"]
-    assert kernels(encode) == ["embed_int8", "quantize", *layer, *layer, *["linear_int8"] * 4]
+    assert kernels(encode) == ["embed_int8", "choose_int8", "quantize", *layer, *layer, *["linear_int8"] * 4]
     assert [b.name for b in encode.buffers if b.role == "output"] == [
+        "chosen.weight",
+        "chosen.bias",
         "0.cross.k",
         "0.cross.v",
         "1.cross.k",
@@ -60,6 +64,8 @@ def test_tensor_code_without_a_native_form_is_fused_by_tinygrad():
     assert planned.sources and all("KERNEL" in source for source in planned.sources.values())
     fused = [k for k in kernels(planned.functions[1]) if k in planned.sources]
     assert len(fused) <= 2 * 5  # the recurrence and four sums of residual connections, in each of two layers
+    # flat loops over all elements, which the C compiler makes vectors of: there is nothing to tune
+    assert all(source.count("for (") == 1 for source in planned.sources.values())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

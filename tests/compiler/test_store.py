@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -428,6 +429,30 @@ def test_use_ends_when_it_is_closed_or_forgotten(monkeypatch):
     del held
     assert not store.in_use(path)
     store.use(path / "nothing").close()  # never fails
+
+
+def test_an_entry_that_another_process_removes_before_it_is_in_use_is_made_again(monkeypatch):
+    monkeypatch.setattr(store, "flock", unlucky := Unlucky(store.flock, 1))
+    path, held = store.hold(lambda: store.ensure("0" * 32, lambda: (FILES, META)))
+    assert unlucky.removed == 1 and held.there and store.in_use(path) and store.get("0" * 32) == path
+    held.close()
+    monkeypatch.setattr(store, "flock", unlucky := Unlucky(store.flock, 100))
+    with pytest.raises(FileError, match="is cleared all the time by another process"):
+        store.hold(lambda: store.ensure("0" * 32, lambda: (FILES, META)))
+    assert not store.use(path / "nothing").there
+
+
+class Unlucky:
+    """Stands for `flock`: an entry is removed as it is about to be locked for use, so many times."""
+
+    def __init__(self, flock, times):
+        self.flock, self.times, self.removed = flock, times, 0
+
+    def __call__(self, path, kind, wait):
+        if kind == "LOCK_SH" and self.removed < self.times:
+            self.removed += 1
+            shutil.rmtree(path.parent, ignore_errors=True)
+        return self.flock(path, kind, wait)
 
 
 def test_clear_removes_all_or_what_is_old(cache, monkeypatch):

@@ -18,6 +18,7 @@ from minitx.nn.transformer import Transformer
 from minitx.weights.checkpoint import Checkpoint
 from minitx.weights.quant import quantized
 from minitx.weights.shapes import expected
+from minitx.weights.shortlist import Allowed
 
 SUPPRESS = (5, 50)
 SMALL = {"source_vocab": 96, "target_vocab": 96, "encoder_layers": 2, "decoder_layers": 2, "max_length": 64}
@@ -49,7 +50,7 @@ def checkpoint(name: str, quantization: str = "none", keep: tuple[str, ...] = ()
 def runnable() -> list[InstructionSet]:
     """The instruction sets that this processor has, best first."""
     flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    needed = {"avx512vnni": "avx512_vnni", "avx2": "avx2"}
+    needed = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "avx2": "avx2"}
     return [row for row in instruction_sets() if needed.get(row.name, "") in ["", *flags]]
 
 
@@ -66,15 +67,21 @@ def built(name: str, quantization: str, instruction_set: str | None = None) -> t
     return folder, entry.interfaces(planned)
 
 
-def native(name: str, quantization: str = "none", threads: int = 2, instruction_set: str | None = None) -> NativeEngine:
+def native(
+    name: str,
+    quantization: str = "none",
+    threads: int = 2,
+    instruction_set: str | None = None,
+    allowed: Allowed | None = None,
+) -> NativeEngine:
     folder, functions = built(name, quantization, instruction_set)
-    return NativeEngine(CONFIGS[name], Library(folder, threads, instruction_set), functions)
+    return NativeEngine(CONFIGS[name], Library(folder, threads, instruction_set), functions, allowed)
 
 
 @functools.cache
-def reference(name: str, quantization: str = "none") -> JitEngine:
+def reference(name: str, quantization: str = "none", allowed: Allowed | None = None) -> JitEngine:
     model = checkpoint(name, quantization)
-    return JitEngine(Transformer(model.config, "CPU", seed=None).load(model.weights), SUPPRESS)
+    return JitEngine(Transformer(model.config, "CPU", seed=None).load(model.weights), SUPPRESS, allowed=allowed)
 
 
 def sentences(*lengths: int, seed: int = 0) -> list[list[int]]:

@@ -27,9 +27,10 @@ from minitx.compiler.store import LIBRARY, WEIGHTS
 from minitx.config import Generation, preset
 from minitx.engines import Searcher
 from minitx.engines import native as native_engine
+from minitx.engines.hypotheses import LENGTH_PENALTIES, Limits
 from minitx.engines.native import Library, NativeEngine
 from minitx.errors import Error
-from minitx.generation.search import LENGTH_PENALTIES, Limits, generate, search
+from minitx.generation.search import generate, search
 
 NAN, EQUAL, ENDS = 90, 91, 92  # source tokens with which the model in C gives NaN, equal scores, the token 0 before all
 MODEL = """

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
-from native_models import checkpoint
+from native_models import checkpoint, sentences
+from test_native_shortlist import random_shortlist
 
 import minitx
 from minitx import toolchain
+from minitx.compiler import store
 from minitx.engines import ready
 from minitx.engines.jit import JitEngine
 from minitx.engines.native import NativeEngine
 from minitx.errors import ConfigError, DeviceError
 from minitx.text.tokenizer import read
-from minitx.weights.checkpoint import save
+from minitx.weights.checkpoint import load, save
 
 TEXT = "a b c"
 
@@ -114,6 +117,19 @@ def test_a_changed_file_is_compiled_anew(file):
     assert before.config.quantization == "none" and after.config.quantization == "int8"
 
 
+def test_a_cache_that_is_cleared_between_finding_and_opening_a_model_is_filled_again(file, monkeypatch):
+    expected, use = minitx.load(file)(TEXT), store.use
+    cleared = []
+
+    def too_late(path):
+        if not cleared:
+            cleared.append(store.clear())
+        return use(path)
+
+    monkeypatch.setattr(store, "use", too_late)
+    assert minitx.load(file, engine="native")(TEXT) == expected and cleared[0] > 0
+
+
 def test_another_device_is_not_for_the_native_engine(file):
     with pytest.raises(DeviceError, match="runs on CPU, not on CL"):
         minitx.load(file, device="CL", engine="native")
@@ -127,3 +143,19 @@ def test_eight_processes_with_an_empty_cache_all_answer_rightly(file):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert answers == [minitx.load(file)(TEXT) + "\n"] * 8
+
+
+@pytest.mark.parametrize("engine", ["native", "jit"])
+def test_a_model_uses_its_shortlist_unless_told_otherwise(file, engine):
+    import dataclasses
+
+    whole, sources = load(file), sentences(6, 3, 11)
+    shortlist = random_shortlist("post", 3)
+    save(dataclasses.replace(whole, shortlist=shortlist), file)
+    allowed = [set(shortlist.allowed(np.array(source), 0).tolist()) for source in sources]
+
+    def inside(on):
+        found = minitx.load(file, engine=engine, shortlist=on).generate(sources, beam=1, max_length=8)
+        return [set(best[0].tokens) <= own for best, own in zip(found, allowed, strict=True)]
+
+    assert all(inside(True)) and all(inside(True)) and not all(inside(False))  # compiled, from the cache, without

@@ -27,7 +27,9 @@ folder = Path(sys.argv[1])
 described = json.loads((folder / "description.json").read_text())
 engine = NativeEngine(Config.restore(described["config"]), Library(folder, 3), described["functions"])
 random = np.random.default_rng(0)
-for lengths in ([1], [64], [2, 1, 7, 33], [5] * 9):
+tables = [np.sort(random.permutation(96)[:n]).astype(np.int32) for n in (1, 17, 40)]
+shortlists = (None, *(lambda source, n=n: np.union1d(tables[len(source) % n], [0]).astype(np.int32) for n in (2, 3)))
+for lengths, engine._allowed in ((n, s) for n in ([1], [64], [2, 1, 7, 33], [5] * 9) for s in shortlists):
     batch = [random.integers(0, 96, n).tolist() for n in lengths]
     for beam in (1, 4, 64):
         generation = Generation(start=-1, end=0, beam=beam)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitx.config import Generation, preset
+from minitx.engines.hypotheses import LENGTH_PENALTIES, Hypothesis
 from minitx.errors import ConfigError, Error, InputError
-from minitx.generation.search import LENGTH_PENALTIES, Hypothesis, generate
+from minitx.generation.search import generate
 
 END = 0
 

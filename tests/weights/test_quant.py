@@ -173,7 +173,7 @@ def test_the_real_model_has_the_sizes_it_should(tmp_path: Path) -> None:
     for row, size in SIZES.items():
         path = tmp_path / f"{row}.safetensors"
         save(quantized(first, row), path)
-        assert path.stat().st_size < size * whole + 3_000_000  # the tokenizer among them
+        assert path.stat().st_size < size * whole + 3_100_000  # tokenizer and shortlist
         tracemalloc.start()
         again = load(path)
         peak = tracemalloc.get_traced_memory()[1]

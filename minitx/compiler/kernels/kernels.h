@@ -5,4 +5,5 @@
 #include "linear.h"
 #include "norm.h"
 #include "quantize.h"
+#include "shortlist.h"
 #include "top.h"

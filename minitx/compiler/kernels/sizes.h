@@ -12,7 +12,9 @@ enum {
     SENTENCES, /* source sentences */
     TOP,       /* candidates that are wanted, at most TOP_MAX and the vocabulary */
     CAPACITY,  /* rows of the key and value cache */
-    LONGEST    /* source sentence, in tokens */
+    LONGEST,   /* source sentence, in tokens */
+    CHOSEN,    /* columns of the output that a shortlist allows any of the sentences; 0: there are all of them */
+    MASKED     /* whether some sentence does not allow all of these */
 };
 enum { MAX_THREADS = 64, TOP_MAX = 80 };
 

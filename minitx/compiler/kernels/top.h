@@ -1,4 +1,5 @@
-/* The likeliest of the logits x W^T + b and their log-probabilities, without a row of logits in memory.
+/* The likeliest of the logits x W^T + b and their log-probabilities, without a row of logits in memory. With a shortlist
+ * W and b are those of the columns that were chosen; what a row's sentence does not allow is as if it were not there.
  *
  * The columns are in TOP_CHUNKS chunks, of which each thread takes some: of a chunk the maximum, the sum of
  * e^(logit - maximum) and the best TOP candidates are kept, and then all are merged, so that the scores are the same to
@@ -8,7 +9,7 @@
 #ifndef MINITX_TOP_H
 #define MINITX_TOP_H
 
-#include "linear.h"
+#include "shortlist.h"
 
 /* What is known of the logits of a row in a chunk so far. */
 typedef struct {
@@ -66,14 +67,17 @@ static void raise_largest(Best *best, float largest) {
 typedef struct {
     uint8_t *partial;
     int top, chunk;
+    const uint16_t *allowed; /* NULL, or bits by sentence: see shortlist.h */
+    const int32_t *sources;  /* the sentence of each row */
 } Candidates;
 
 /* Takes some logits of one row. Few of them reach the best, and most of the time none. */
 static void take_top(void *to, const Matrix *m, int row, int column, int count, float *logits) {
-    (void)m;
     const Candidates *c = to;
     Best *best = best_of(c->partial, row, c->chunk);
-    const int padded = rounded(count, PANEL);
+    const int padded = rounded(count, PANEL), panels = rounded(m->n, PANEL) / PANEL;
+    if (c->allowed)
+        forbid(logits, padded / PANEL, c->allowed + (size_t)c->sources[row] * (size_t)panels + column / PANEL);
     for (int i = count; i < padded; i++) logits[i] = -__builtin_inff();
     vf most = vf_all(-__builtin_inff()), sum = vf_load(best->sums);
     for (int i = 0; i < padded; i += LANES) most = vf_max(vf_load(logits + i), most); /* NaN is passed over ... */
@@ -90,14 +94,17 @@ static void take_top(void *to, const Matrix *m, int row, int column, int count, 
 
 #define TOP_OF(SCHEME)                                                                                                \
     static void top_##SCHEME(uint8_t *partial, const void *x, const uint8_t *w, const float *bias,                    \
-                             const int32_t *sizes, int k, int n, int thread, int threads) {                           \
-        const Matrix m = matrix(&scheme_##SCHEME, x, w, bias, k, n);                                                  \
+                             const uint8_t *chosen, const float *chosen_bias, const uint16_t *allowed,                \
+                             const int32_t *sources, const int32_t *sizes, int k, int n, int thread, int threads) {   \
+        const int few = sizes[CHOSEN];                                                                                \
+        const Matrix m = few ? matrix(&scheme_##SCHEME, x, chosen, chosen_bias, k, few)                               \
+                             : matrix(&scheme_##SCHEME, x, w, bias, k, n);                                            \
         const int first = share(TOP_CHUNKS, thread, threads), end = share(TOP_CHUNKS, thread + 1, threads);           \
         for (int chunk = first; chunk < end; chunk++) {                                                               \
             for (int r = 0; r < sizes[ROWS]; r++)                                                                     \
                 start(best_of(partial, r, chunk), chunk > first ? best_of(partial, r, chunk - 1) : NULL, sizes[TOP]); \
             products(&scheme_##SCHEME, &m, sizes[ROWS], chunk, TOP_CHUNKS, take_top,                                  \
-                     &(Candidates){partial, sizes[TOP], chunk});                                                      \
+                     &(Candidates){partial, sizes[TOP], chunk, sizes[MASKED] ? allowed : NULL, sources});             \
         }                                                                                                             \
     }
 
@@ -135,8 +142,10 @@ static void merge(Best *all, uint8_t *partial, int row, int top) {
     }
 }
 
-/* The partial results of all chunks to ids and log-probabilities (rows, TOP), best first. */
-static void top_merge(int32_t *ids, float *scores, const uint8_t *partial, const int32_t *sizes, int thread, int threads) {
+/* The partial results of all chunks to ids and log-probabilities (rows, TOP), best first; where there are no more
+ * columns, 0 and minus infinity. Columns that were chosen are `candidates`. */
+static void top_merge(int32_t *ids, float *scores, const uint8_t *partial, const int32_t *candidates,
+                      const int32_t *sizes, int thread, int threads) {
     const int rows = sizes[ROWS], top = sizes[TOP];
     for (int r = share(rows, thread, threads); r < share(rows, thread + 1, threads); r++) {
         Best all;
@@ -144,8 +153,12 @@ static void top_merge(int32_t *ids, float *scores, const uint8_t *partial, const
         float sum = 0;
         for (int i = 0; i < PANEL; i++) sum += all.sums[i];
         const float total = sum == sum ? all.largest + logarithm(sum) : sum;
-        memcpy(ids + (size_t)r * (size_t)top, all.ids, sizeof(int32_t) * (size_t)top);
-        for (int i = 0; i < top; i++) scores[(size_t)r * (size_t)top + (size_t)i] = all.values[i] - total;
+        for (int i = 0; i < top; i++) {
+            const size_t at = (size_t)r * (size_t)top + (size_t)i;
+            const int there = i < all.count;
+            ids[at] = !there ? 0 : sizes[CHOSEN] ? candidates[all.ids[i]] : all.ids[i];
+            scores[at] = (there ? all.values[i] : -__builtin_inff()) - total;
+        }
     }
 }
 

@@ -22,6 +22,18 @@ typedef struct {
     int64_t *times;          /* NULL, or nanoseconds by call, to be added to */
 } Run;
 
+typedef void (*Function)(const Run *run, int thread);
+
+/* A team of so many threads, or of fewer if the system gives no more, in `memory` of `team_bytes`, aligned for 64. The
+ * caller is one of them. */
+size_t team_bytes(void);
+Team *team_start(void *memory, int size);
+int team_size(const Team *team);
+void team_stop(Team *team);
+
+/* Runs a function on the team; sets `team` and `threads` of the run. */
+void team_run(Team *team, Function function, Run *run);
+
 /* Waits until every thread of the team is here; what they wrote before is seen by all of them after. */
 void team_wait(Team *team);
 
@@ -34,8 +46,6 @@ int64_t nanoseconds(void); /* of a clock that only goes forward */
         statement;                                                                                                    \
         if (began) (times)[call] += nanoseconds() - began;                                                            \
     } while (0)
-
-typedef void (*Function)(const Run *run, int thread);
 
 /* The functions of a plan as compiled for one instruction set. */
 typedef struct {

@@ -103,7 +103,8 @@ static void end(Search *s, int sentence, Ended hypothesis) {
 /* Takes the likeliest token, or the runner-up where the end is held back; whether the sentence goes on. */
 static int advance_greedy(Search *s, int sentence, const int32_t *ids, const float *scores) {
     const Limits limits = s->limits[sentence];
-    const int length = s->position + 1, held_back = length <= limits.minimum && s->step.sizes[TOP] > 1;
+    const int length = s->position + 1;
+    const int held_back = length <= limits.minimum && s->step.sizes[TOP] > 1 && scores[1] > -INFINITY;
     const int column = held_back && ids[0] == s->options.end;
     double *total = &s->totals[sentence];
     *total += (double)scores[column];

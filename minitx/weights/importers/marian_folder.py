@@ -17,6 +17,7 @@ from ...version import __version__
 from ..checkpoint import Checkpoint, check
 from .engine import YAML_CAP, fingerprint, plain, read_yaml, show
 from .marian import Options, read_model
+from .marian_shortlist import read_shortlist
 
 
 def one(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
@@ -61,6 +62,15 @@ def files(folder: Path, options: Options) -> tuple[Path, Path, Path]:
     return model, *(vocabs or [one(folder, ("vocab*.spm",), "vocabulary")] * 2)  # type: ignore[return-value]
 
 
+def shortlist_file(folder: Path, options: Options) -> Path | None:
+    """The binary shortlist, where there is one: what the `.yml` names, or else the only one."""
+    named = options.get("shortlist")
+    first = named[0] if isinstance(named, list) and named else None
+    if isinstance(first, str) and first.endswith(".bin") and (path := folder / Path(first).name).is_file():
+        return path
+    return one(folder, ("lex*.bin",), "shortlist") if any(folder.glob("lex*.bin")) else None
+
+
 def generation(options: Options, source: Tokenizer, target: Tokenizer, where: Path) -> Generation:
     """How the decoder's `.yml` searches, with Marian's defaults; without a `.yml`, minitx's own."""
     pieces = [tokenizer.pieces for tokenizer in (source, target)]
@@ -93,7 +103,9 @@ def read(folder: Path) -> Checkpoint:
     found = read_model(model)
     tokenizer = tokenizers.read(source)
     other = tokenizer if source == target else tokenizers.read(target)
-    used = dict.fromkeys(path for path in (model, source, target, yml) if path is not None)
+    lexical = shortlist_file(folder, options)
+    shortlist = read_shortlist(lexical, found.config, source == target) if lexical else None
+    used = dict.fromkeys(path for path in (model, source, target, yml, lexical) if path is not None)
     provenance = {
         "family": "marian",
         "name": plain(folder.resolve()),
@@ -102,6 +114,6 @@ def read(folder: Path) -> Checkpoint:
         "minitx": __version__,
     }
     search = generation(options, tokenizer, other, yml or folder)
-    checkpoint = Checkpoint(found.config, search, tokenizer, other, found.weights, provenance, found.steps)
+    checkpoint = Checkpoint(found.config, search, tokenizer, other, found.weights, provenance, found.steps, shortlist)
     check(checkpoint, folder)
     return checkpoint
