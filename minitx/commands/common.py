@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import codecs
+import dataclasses
 import json
 import os
 import sys

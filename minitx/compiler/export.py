@@ -1,0 +1,117 @@
+"""Writes a model for a target into a folder, all of it or nothing; a row of TARGETS is what can be made of a model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FileError
+from ..weights.checkpoint import Checkpoint
+from .packing import MAX_THREADS
+from .targets import package
+
+LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of package: its files from a checkpoint, a name and threads, and what is told of it."""
+
+    files: Callable[[Checkpoint, str, int], dict[str, package.Content]]
+    about: str
+    needs: str
+    tested: str
+
+
+TARGETS = {
+    "c": Target(
+        package.files,
+        "C11 sources, weights, header, command, Makefile",
+        "make, and clang, gcc or zig; libc with pthread",
+        "x86-64 Linux, clang, gcc and zig",
+    ),
+}
+
+
+def export(
+    checkpoint: Checkpoint,
+    target: str,
+    folder: Path,
+    name: str,
+    threads: int = MAX_THREADS,
+    force: bool = False,
+    notice: Callable[[str], object] = lambda message: None,
+) -> dict[str, int]:
+    """Writes the package; the bytes of each file. `target` is a row of TARGETS, `threads` the most that it can use.
+
+    Raises `FileError` for a folder that holds other files, unless `force`, which replaces only what an export wrote.
+    """
+    before = check(folder, force)
+    notice("planning the model ...")
+    files = TARGETS[target].files(checkpoint, name, threads)
+    foreign = [place for place in [*files, LIST] if place not in before and (folder / place).exists()]
+    if foreign:
+        raise FileError(f"{folder / foreign[0]}: was not written by an export; move it away or choose another folder")
+    notice("writing the weights ...")
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".minitx-", dir=folder.absolute().parent) as temporary:
+            made = Path(temporary) / "made"
+            sizes = write(files, made)
+            place(made, folder, [*sizes], before)
+    except OSError as e:
+        raise FileError(f"{folder}: cannot be written ({e.strerror or e}); free space or choose another folder") from e
+    return sizes
+
+
+def check(folder: Path, force: bool) -> list[str]:
+    """What an export wrote into a folder; raises `FileError` where nothing may be written there."""
+    try:
+        holds = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        before = (folder / LIST).read_text(encoding="utf-8").splitlines() if LIST in holds else []
+    except (OSError, ValueError) as e:
+        raise FileError(f"{folder}: cannot be read ({getattr(e, 'strerror', None) or e}); choose another") from None
+    if holds and not force:
+        told = "replaces an older export" if before else "writes beside them"
+        raise FileError(f"{folder}: holds other files, such as {holds[0]}; choose another folder, or --force {told}")
+    return [place for place in before if not Path(place).is_absolute() and ".." not in Path(place).parts]
+
+
+def write(files: dict[str, package.Content], folder: Path) -> dict[str, int]:
+    """Writes files and their list; the bytes of each."""
+    for place, content in {**files, LIST: "\n".join([*files, LIST, ""])}.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8", newline="\n")
+        else:
+            with path.open("w+b") as file:
+                content(file)
+    return {place: (folder / place).stat().st_size for place in [*files, LIST]}
+
+
+def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None:
+    """Moves what was made into a folder, and removes what an export wrote before and this one did not."""
+    if not folder.exists():
+        made.rename(folder)
+        return
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (made / file).replace(folder / file)
+    for file in {*before} - {*files}:
+        with suppress(FileNotFoundError):
+            (folder / file).unlink()
+
+
+def sizes(checkpoint: Checkpoint, target: str, name: str, threads: int = MAX_THREADS) -> dict[str, int]:
+    """The bytes of each file that `export` would write."""
+    files = TARGETS[target].files(checkpoint, name, threads)
+    folder = Path(tempfile.mkdtemp(prefix="minitx-"))
+    try:
+        return write(files, folder / "made")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
