@@ -47,9 +47,11 @@ def writing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[IO[byte
     """A new binary file that takes the name `path` only when the block ends without an exception.
 
     Until then, and if the disk is full or the program is stopped, a file that was at `path` stays as it was.
-    Raises `FileError` for what the system refuses.
+    Raises `FileError` for what the system refuses, and for a device or pipe, whose place a file would take.
     """
     temporary = None
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise FileError(f"{os.fspath(path)}: is a device or a pipe; name a file")
     try:
         path = Path(os.path.realpath(path))  # what a link points to, not the link
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Where things are kept, and that nobody sees half a file."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,11 @@ def test_modes_are_those_of_the_umask(tmp_path):
 def test_what_cannot_be_written_is_one_line(name):
     with pytest.raises(FileError, match="cannot be written"), writing(name):
         pass
+
+
+def test_what_is_not_a_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileError, match="is a device or a pipe"), writing(pipe) as file:
+        file.write(b"x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]

@@ -41,8 +41,9 @@ def reference(name):
 
 
 @cache
-def model(name, device="CPU", engine=None):
-    return minitx.load(name, device=device, engine=engine)
+def model(name, device="CPU", engine=None, shortlist=False):
+    """The reference looks at all target tokens, so these do, too."""
+    return minitx.load(name, device=device, engine=engine, shortlist=shortlist)
 
 
 @pytest.mark.parametrize(("name", "source", "target"), KNOWN)
@@ -51,15 +52,16 @@ def test_reference_says_what_marian_says(name, source, target):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("shortlist", "most"), [(False, 3), (True, 6)])
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_model_says_what_the_reference_says(name):
+def test_model_says_what_the_reference_says(name, shortlist, most):
     texts = sentences(name)
     assert len(set(texts)) == 150
-    wanted, got = reference(name).translate(texts), model(name)(texts, split=False)
+    wanted, got = reference(name).translate(texts), model(name, shortlist=shortlist)(texts, split=False)
     differing = [row for row in zip(texts, wanted, got, strict=True) if row[1] != row[2]]
     for text, expected, said in differing:
         print(f"{text}\n  reference {expected}\n  minitx    {said}")
-    assert len(differing) <= 3
+    assert len(differing) <= most
 
 
 @pytest.mark.slow

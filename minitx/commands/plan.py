@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         planned = plan(open_model(args.model, args.quantize).config)
     finally:
         status("")
-    if args.out:
+    if args.out is not None:
         write(planned, args.out)
-    elif args.compare:
+    elif args.compare is not None:
         return compare(planned, args)
     else:
         show(planned, None, {}, args)

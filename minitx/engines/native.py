@@ -129,7 +129,10 @@ class Library:
         self._opened = library.minitx_open(self._view.ctypes.data, threads, name)
         if not self._opened:
             if instruction_set:
-                raise DeviceError(f"instruction set {instruction_set!r} is not one that was compiled and runs here")
+                known = "minitx cache shows which were compiled"
+                raise InputError(
+                    f"instruction set {instruction_set!r} is not one that was compiled and runs here; {known}"
+                )
             raise DeviceError(f"{entry}: has no code for this processor; run minitx cache --clear")
         self.threads, self.instruction_set = threads, library.minitx_set(self._opened).decode()
 

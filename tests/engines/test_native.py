@@ -185,7 +185,7 @@ def test_what_is_no_library_is_told(tmp_path):
 
 
 def test_an_instruction_set_that_is_not_there_is_told():
-    with pytest.raises(DeviceError, match="instruction set 'mmx' is not one"):
+    with pytest.raises(InputError, match="instruction set 'mmx' is not one"):
         Library(built("post", "none")[0], 1, "mmx")
 
 
