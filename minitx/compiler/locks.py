@@ -17,7 +17,7 @@ def flock(path: Path, kind: str, wait: bool) -> Iterator[bool | None]:
 
     Yields whether it does: False if somebody else has it, None if it cannot be locked.
     """
-    held, descriptor = None, None
+    held, descriptor, close = None, None, os.close  # at the end of the interpreter `os` may be gone before a lock
     try:
         with suppress(OSError, NameError):
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
@@ -29,4 +29,4 @@ def flock(path: Path, kind: str, wait: bool) -> Iterator[bool | None]:
         yield held
     finally:
         if descriptor is not None:
-            os.close(descriptor)
+            close(descriptor)
