@@ -116,6 +116,7 @@ def resident(*at: int) -> Any:
 
 def memory() -> Iterator[Check]:
     """What a process that translates holds beside the weights."""
+    resident(1)  # which compiles the model, if it has to be
     weights, (now, most) = resident(300)
     beside = max(now, most) - weights
     what = f"most that was resident beside {size(weights)} of weights"
@@ -267,7 +268,9 @@ def main() -> None:
     found: list[Check] = []
     for name in args.check or CHECKS:
         say(f"{name} ...")
-        found += CHECKS[name]()
+        for check in CHECKS[name]():
+            found.append(check)
+            say(f"  {check.what}: {check.found} ({check.asked})")  # what a run that is stopped has found is not lost
     rows: list[dict[str, Any]] = [asdict(check) for check in found]
     print(json.dumps(rows) if args.json else table([row | {"holds": "yes" if row["holds"] else "NO"} for row in rows]))
     sys.exit(not all(check.holds for check in found))
