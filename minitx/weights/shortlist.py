@@ -43,12 +43,13 @@ class Shortlist:
     ids: Array  # the candidates, one source token's behind the other's
 
     @cached_property
-    def _starts(self) -> Array:
+    def starts(self) -> Array:
+        """Where the candidates of each source token begin, and where the last one's end: (source vocabulary + 1,)."""
         return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
 
     def allowed(self, source: Array, end: int) -> Array:
         """The target tokens that a source, tokens (S,), allows: int32, each once, the smallest first."""
-        starts, size = self._starts, len(self.counts)
+        starts, size = self.starts, len(self.counts)
         tokens = [token for token in set(source.tolist()) if 0 <= token < size]
         always = np.array([*range(self.first), end], self.ids.dtype)
         return union([always, *(self.ids[starts[token] : starts[token + 1]] for token in tokens)]).astype(np.int32)

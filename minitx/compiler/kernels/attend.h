@@ -62,7 +62,7 @@ static void attend_one(float *out, const float *q, const float *k, const float *
         scores[t] = dot(q, k + places[t], d) * root;
     }
     const float factor = softmax(scores, count);
-    for (int t = 0; t < count; t++) prefetch_floats(k + places[t] + d, d);
+    for (int t = 0; t < count; t++) prefetch_floats(k + places[t] + d, d); /* the next head's */
     for (; i + CHUNK * LANES <= d; i += CHUNK * LANES) weighted_sum(CHUNK, out + i, v + i, places, scores, count, factor);
     for (; i + LANES <= d; i += LANES) weighted_sum(1, out + i, v + i, places, scores, count, factor);
     for (; i < d; i++) {

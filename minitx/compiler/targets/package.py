@@ -12,7 +12,6 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -60,20 +59,6 @@ EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chose
 Content = str | Callable[[IO[bytes]], None]  # a text, or what writes the file, which can also be read
 
 
-@dataclass(frozen=True)
-class Names:
-    """What stands for a model in its package."""
-
-    name: str  # of files
-    title: str
-
-    @property
-    def prefix(self) -> str:
-        """The same as C can have it."""
-        word = re.sub(r"\W", "_", self.name)
-        return f"m{word}" if word[0].isdigit() else word
-
-
 def files(checkpoint: Checkpoint, name: str, threads: int = MAX_THREADS) -> dict[str, Content]:
     """The package's files by their place in it. Raises `InputError` for a name or threads that cannot be."""
     if not NAME.fullmatch(name):
@@ -84,22 +69,22 @@ def files(checkpoint: Checkpoint, name: str, threads: int = MAX_THREADS) -> dict
     texts = sources(planned, name, threads)
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
-    names = Names(name, f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates")
+    prefix = identifier(name)
     words = {
         "MODEL_NAME": name,
-        "MODEL_TITLE": names.title,
+        "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),
         "MODEL_THREADS": str(threads),
         "MODEL_SETS": sets_of_machines(),
         "MODEL_SOURCES": " ".join([*FIXED, "search", "team" if threads > 1 else "alone"]),
         "MODEL_VERSION": __version__,
         "MODEL_BYTES": f"{planned.weight_bytes:,}",
-        "minitx_": f"{names.prefix}_",
-        "MINITX_": f"{names.prefix.upper()}_",
+        "minitx_": f"{prefix}_",
+        "MINITX_": f"{prefix.upper()}_",
     }
     pattern = re.compile("|".join(words))
     made: dict[str, Content] = {place: pattern.sub(lambda m: words[m[0]], text) for place, text in texts.items()}
-    made["src/prefix.h"] = prefix(names)
+    made["src/prefix.h"] = renames(prefix)
     made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
     return made
 
@@ -142,10 +127,16 @@ def sets_of_machines() -> str:
     return "\n".join([*lines, *(f"FLAGS_{row.name} := {' '.join(row.flags)}".rstrip() for row in own)])
 
 
-def prefix(names: Names) -> str:
+def identifier(name: str) -> str:
+    """A model's name as C can have it."""
+    word = re.sub(r"\W", "_", name)
+    return f"m{word}" if word[0].isdigit() else word
+
+
+def renames(prefix: str) -> str:
     """Renames what the sources export beside what already has the model's name."""
     sets = [f"{part}_{name}" for rows in machines().values() for name in rows for part in ("functions", "scratch")]
-    return "".join(f"#define {name} {names.prefix}_{name}\n" for name in (*RENAMED, *sets))
+    return "".join(f"#define {name} {prefix}_{name}\n" for name in (*RENAMED, *sets))
 
 
 def fingerprint(planned: Plan, name: str) -> int:
@@ -226,8 +217,7 @@ def write_weights(planned: Plan, checkpoint: Checkpoint, name: str, file: IO[byt
 
 def pack_shortlist(shortlist: Shortlist, number: int) -> bytes:
     """Where the ids of each source token begin, and the ids."""
-    starts = np.concatenate([[0], np.cumsum(shortlist.counts, dtype=np.int64)]).astype("<u4")
-    return starts.tobytes() + shortlist.ids.astype(f"<u{number}").tobytes()
+    return shortlist.starts.astype("<u4").tobytes() + shortlist.ids.astype(f"<u{number}").tobytes()
 
 
 def checksum(file: IO[bytes]) -> int:
