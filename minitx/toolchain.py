@@ -149,11 +149,18 @@ def _found(clang: str | None) -> Compiler | None:
 def find_native() -> Compiler | None:
     """The compiler of the native engine: `$CC`, clang, zig or gcc, the first that is there. Nothing is run for it."""
     named = os.environ.get("CC", "")
-    clang, zig, gcc = shutil.which("clang"), _zig() or shutil.which("zig"), shutil.which("gcc") or shutil.which("cc")
+    clang, gcc = shutil.which("clang"), shutil.which("gcc") or shutil.which("cc")
     if named and not _ours(named) and (clang is None or named not in ("clang", clang)):
         return Compiler("CC", named)
-    found = {"clang": clang, "zig": zig, "gcc": gcc}
-    return next((Compiler(kind, path) for kind, path in found.items() if path), None)
+    if clang:
+        return Compiler("clang", clang)
+    return find_zig() or (Compiler("gcc", gcc) if gcc else None)
+
+
+def find_zig() -> Compiler | None:
+    """zig, which compiles for any machine; nothing is run for it."""
+    path = _zig() or shutil.which("zig")
+    return Compiler("zig", path) if path else None
 
 
 def require(warn: Callable[[str], object] = lambda message: None) -> Compiler:

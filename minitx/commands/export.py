@@ -44,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..compiler import export
     from ..compiler.packing import MAX_THREADS
+    from ..compiler.targets.package import Options
     from ..config import pick
     from ..errors import InputError
     from ..weights.names import open_model
@@ -51,19 +52,19 @@ def run(args: argparse.Namespace) -> None:
     pick(export.TARGETS, args.target, "target")
     if not args.out and not args.dry_run:
         raise InputError("no folder to write; name one with --out, or see the sizes with --dry-run")
-    name, threads = args.name or Path(args.model).stem, args.threads or MAX_THREADS
+    status = common.Status()
+    options = Options(args.name or Path(args.model).stem, args.threads or MAX_THREADS, status)
     if not args.dry_run:
         export.check(Path(args.out), args.force)  # before anything takes long
-    status = common.Status()
     try:
         status(f"loading {args.model} ...")
         checkpoint = open_model(args.model, args.quantize)
         if args.dry_run:
-            sizes = export.sizes(checkpoint, args.target, name, threads)
+            sizes = export.sizes(checkpoint, args.target, options)
         else:
-            sizes = export.export(checkpoint, args.target, Path(args.out), name, threads, args.force, status)
+            sizes = export.export(checkpoint, args.target, Path(args.out), options, args.force)
     finally:
         status("")
     weights = sum(size for file, size in sizes.items() if file.endswith(".weights"))
     code = common.size(sum(sizes.values()) - weights)
-    print(f"{args.out or name}: weights {common.size(weights)}, {len(sizes) - 1} other files {code}")
+    print(f"{args.out or options.name}: weights {common.size(weights)}, {len(sizes) - 1} other files {code}")

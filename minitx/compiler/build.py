@@ -237,9 +237,10 @@ CHECK = Unit(
 class Call:
     """Calls of one compiler, with a folder for its files. Raises `DeviceError` for what it does wrong."""
 
-    def __init__(self, compiler: toolchain.Compiler, folder: Path, seconds: float):
+    def __init__(self, compiler: toolchain.Compiler, folder: Path, seconds: float = SECONDS, flags: Sequence[str] = ()):
         self.compiler, self.folder, self.seconds = compiler, folder, seconds
         self.kind = KINDS.get(compiler.kind, Kind())
+        self.flags = [*FLAGS, *(flags or self.kind.flags)]  # of every unit
         self.running: toolchain.Processes = set()
         self.stopped = False
         zig = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(_zig_cache(folder))
@@ -250,7 +251,7 @@ class Call:
         """The object file of a unit."""
         source, output = self.folder / f"{unit.name}.c", self.folder / f"{unit.name}.o"
         source.write_text(unit.source, encoding="utf-8")
-        flags = [self.kind.spelled.get(flag, flag) for flag in (*FLAGS, *self.kind.flags, *unit.flags)]
+        flags = [self.kind.spelled.get(flag, flag) for flag in (*self.flags, *unit.flags)]
         self.run([*flags, f"-I{include}", "-c", str(source)], output)
         return output
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..errors import FileError
 from ..weights.checkpoint import Checkpoint
-from .packing import MAX_THREADS
 from .targets import package
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
@@ -19,9 +18,9 @@ LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of package: its files from a checkpoint, a name and threads, and what is told of it."""
+    """A kind of package: its files from a checkpoint, and what is told of it."""
 
-    files: Callable[[Checkpoint, str, int], dict[str, package.Content]]
+    files: Callable[[Checkpoint, package.Options], dict[str, package.Content]]
     about: str
     needs: str
     tested: str
@@ -41,22 +40,19 @@ def export(
     checkpoint: Checkpoint,
     target: str,
     folder: Path,
-    name: str,
-    threads: int = MAX_THREADS,
+    options: package.Options,
     force: bool = False,
-    notice: Callable[[str], object] = lambda message: None,
 ) -> dict[str, int]:
-    """Writes the package; the bytes of each file. `target` is a row of TARGETS, `threads` the most that it can use.
+    """Writes the package; the bytes of each file. `target` is a row of TARGETS.
 
     Raises `FileError` for a folder that holds other files, unless `force`, which replaces only what an export wrote.
     """
     before = check(folder, force)
-    notice("planning the model ...")
-    files = TARGETS[target].files(checkpoint, name, threads)
+    files = TARGETS[target].files(checkpoint, options)
     foreign = [place for place in [*files, LIST] if place not in before and (folder / place).exists()]
     if foreign:
         raise FileError(f"{folder / foreign[0]}: was not written by an export; move it away or choose another folder")
-    notice("writing the weights ...")
+    options.notice("writing the weights ...")
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".minitx-", dir=folder.absolute().parent) as temporary:
@@ -88,6 +84,8 @@ def write(files: dict[str, package.Content], folder: Path) -> dict[str, int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             path.write_text(content, encoding="utf-8", newline="\n")
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
         else:
             with path.open("w+b") as file:
                 content(file)
@@ -107,9 +105,9 @@ def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None
             (folder / file).unlink()
 
 
-def sizes(checkpoint: Checkpoint, target: str, name: str, threads: int = MAX_THREADS) -> dict[str, int]:
+def sizes(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, int]:
     """The bytes of each file that `export` would write."""
-    files = TARGETS[target].files(checkpoint, name, threads)
+    files = TARGETS[target].files(checkpoint, options)
     folder = Path(tempfile.mkdtemp(prefix="minitx-"))
     try:
         return write(files, folder / "made")

@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         out = tmp_path_factory.mktemp("export") / "out"
         real = model in ("en-pt", "pt-en")
         checkpoint = open_model(model, quantization) if real else small(model, quantization)
-        export(checkpoint, "c", out, model if real else "tiny.model", threads)
+        export(checkpoint, "c", out, package.Options(model if real else "tiny.model", threads))
         make(out, cc, flags, *(["all"] if real else ["libtiny.model.so", "libtiny.model.a"]))
         return out
 
@@ -294,7 +294,7 @@ def test_sanitizers_find_nothing(folder, tmp_path: Path) -> None:
     """Also where a damaged file has the right checksum: then only what cannot be told from a model is taken."""
     flags = "-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
     checkpoint, generator = small("odd", "int8"), random.Random(0)
-    export(checkpoint, "c", tmp_path / "out", "tiny.model", 2)
+    export(checkpoint, "c", tmp_path / "out", package.Options("tiny.model", 2))
     make(tmp_path / "out", "clang", flags, "tiny.model")
     program, data = tmp_path / "out/tiny.model", (tmp_path / "out/tiny.model.weights").read_bytes()
     texts = "".join(generator.choice("abcdefg \u00e9\n") for _ in range(600)).encode() + b"\xff\x80\n"
@@ -327,23 +327,23 @@ def test_length_penalties_have_their_numbers() -> None:
 
 def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     model, out = small("post", "int8"), tmp_path / "out"
-    sizes = export(model, "c", out, "a")
+    sizes = export(model, "c", out, package.Options("a"))
     listed = (out / LIST).read_text().splitlines()
     assert set(listed) == set(sizes) == {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     with pytest.raises(FileError, match="holds other files, such as"):
-        export(model, "c", out, "a")
+        export(model, "c", out, package.Options("a"))
     (out / "mine").write_text("mine")
-    export(model, "c", out, "b", force=True)
+    export(model, "c", out, package.Options("b"), force=True)
     assert (out / "mine").read_text() == "mine" and (out / "b.weights").exists() and not (out / "a.weights").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "Makefile").write_text("mine")
     with pytest.raises(FileError, match="was not written by an export"):
-        export(model, "c", other, "a", force=True)
+        export(model, "c", other, package.Options("a"), force=True)
     assert [p.name for p in other.iterdir()] == ["Makefile"]
     for name in ("", "a/b", "-x", 'a"'):
         with pytest.raises(InputError, match="choose another with --name"):
-            export(model, "c", tmp_path / "third", name)
+            export(model, "c", tmp_path / "third", package.Options(name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
 
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -56,15 +57,32 @@ AREAS = {
 }
 FIXED_AREAS = 10
 EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chosen": "OF_CHOSEN"}
-Content = str | Callable[[IO[bytes]], None]  # a text, or what writes the file, which can also be read
+Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes the file, which can also be read
 
 
-def files(checkpoint: Checkpoint, name: str, threads: int = MAX_THREADS) -> dict[str, Content]:
-    """The package's files by their place in it. Raises `InputError` for a name or threads that cannot be."""
-    if not NAME.fullmatch(name):
-        raise InputError(f"name {name!r} must be letters, digits, '.', '_' and '-'; choose another with --name")
-    if not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
+@dataclass(frozen=True)
+class Options:
+    """What a package is made like: the name of its files and the most threads that it can use.
+
+    `notice` is told how far it is.
+    """
+
+    name: str
+    threads: int = MAX_THREADS
+    notice: Callable[[str], object] = lambda message: None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            what = f"name {self.name!r} must be letters, digits, '.', '_' and '-'"
+            raise InputError(f"{what}; choose another with --name")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}")
+
+
+def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
+    """The package's files by their place in it."""
+    name, threads = options.name, options.threads
+    options.notice("planning the model ...")
     planned = plan(checkpoint.config)
     texts = sources(planned, name, threads)
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
@@ -76,7 +94,8 @@ def files(checkpoint: Checkpoint, name: str, threads: int = MAX_THREADS) -> dict
         "MODEL_LONGEST": str(checkpoint.config.max_length),
         "MODEL_THREADS": str(threads),
         "MODEL_SETS": sets_of_machines(),
-        "MODEL_SOURCES": " ".join([*FIXED, "search", "team" if threads > 1 else "alone"]),
+        "MODEL_SOURCES": " ".join(parts(threads)),
+        "MODEL_FLAGS": " ".join(flag for flag in build.FLAGS if not flag.startswith(("-O", "-std="))),
         "MODEL_VERSION": __version__,
         "MODEL_BYTES": f"{planned.weight_bytes:,}",
         "minitx_": f"{prefix}_",
@@ -87,6 +106,31 @@ def files(checkpoint: Checkpoint, name: str, threads: int = MAX_THREADS) -> dict
     made["src/prefix.h"] = renames(prefix)
     made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
     return made
+
+
+def parts(threads: int) -> list[str]:
+    """The sources that are compiled once, by name."""
+    return [*FIXED, "search", "team" if threads > 1 else "alone"]
+
+
+def units(machine: str, threads: int) -> list[build.Unit]:
+    """What is compiled of a package for a kind of machine, but for the command."""
+    once = [*parts(threads), "model", f"sets_{machine if machine in machines() else 'plain'}"]
+    places = {"search": "runtime/search.c"}
+    return [
+        *(build.Unit(part, f'#include "src/{places.get(part, f"{part}.c")}"\n') for part in once),
+        *(
+            build.Unit(
+                f"functions_{row.name}", '#include "src/functions.c"\n', (*row.flags, f"-DSET(x)=x##_{row.name}")
+            )
+            for row in build.instruction_sets(machine)
+        ),
+    ]
+
+
+def command(name: str) -> build.Unit:
+    """The command, whose weights are beside it."""
+    return build.Unit("main", f'#define MODEL_WEIGHTS "{name}.weights"\n#include "src/main.c"\n')
 
 
 def sources(planned: Plan, name: str, threads: int) -> dict[str, str]:
