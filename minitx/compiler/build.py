@@ -21,8 +21,8 @@ from ..errors import DeviceError
 from ..paths import cache_dir
 from .trust import check_owner
 
-FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-exceptions", "-ffp-contract=fast"]
-FLAGS += ["-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]  # NaN stays NaN
+FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-exceptions"]
+FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]  # the same bits from every compiler
 LINK = ["-shared", "-pthread", "-s"]
 SECONDS = 120.0  # for one unit, and for linking
 INSTALL = "install clang or gcc, or pip install ziglang"

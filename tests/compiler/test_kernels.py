@@ -24,7 +24,7 @@ from minitx.compiler import packing
 from minitx.compiler.packing import TOP_CHUNKS, TOP_STRIDE, packed_bytes, padded
 
 KERNELS = Path(packing.__file__).parent / "kernels"
-FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
+FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fno-exceptions", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-pass-failed", f"-I{KERNELS}"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -219,6 +219,7 @@ class Weights:
                 r.integers(0, 16, (n, k // 32)).astype(np.uint8),
             )
             self.packed = packing.pack_int4(nibbles, scale, zero)
+            self.nibbles, self.group_scale, self.zero = nibbles.astype(np.int64), scale, zero.astype(np.int64)
             spread = [np.repeat(a.astype(np.float64), 32, 1) for a in (zero, scale)]
             self.dense = (nibbles - spread[0]) * spread[1]
         self.dense = self.dense.astype(np.float64)

@@ -5,6 +5,7 @@
 #define MINITX_ATTEND_H
 
 #include "linear.h"
+#include "sums.h"
 
 enum { CHUNK = 4 }; /* vectors of a value that are summed at a time */
 
@@ -12,27 +13,14 @@ enum { CHUNK = 4 }; /* vectors of a value that are summed at a time */
 static float softmax(float *scores, int count) {
     const int padded = rounded(count, PANEL);
     for (int i = count; i < padded; i++) scores[i] = -__builtin_inff();
-    vf most = vf_load(scores), sum = vf_all(0);
+    vf most = vf_load(scores);
     for (int i = LANES; i < padded; i += LANES) most = vf_max(vf_load(scores + i), most);
     const float largest = vf_largest(most);
-    for (int i = 0; i < padded; i += LANES) {
-        const vf e = vf_exp(vf_load(scores + i) - largest);
-        vf_store(scores + i, e);
-        sum = sum + e;
-    }
-    return 1 / vf_sum(sum);
+    for (int i = 0; i < padded; i += LANES) vf_store(scores + i, vf_exp(vf_load(scores + i) - largest));
+    return 1 / total(scores, padded);
 }
 
 /* ---- one query, for a decoder's step: a matrix times a vector ---- */
-
-static float dot(const float *a, const float *b, int d) {
-    vf sum = vf_all(0);
-    int i = 0;
-    for (; i + LANES <= d; i += LANES) sum = vf_fma(vf_load(a + i), vf_load(b + i), sum);
-    float total = vf_sum(sum);
-    for (; i < d; i++) total += a[i] * b[i];
-    return total;
-}
 
 /* Asks for d floats from p on. */
 INLINE void prefetch_floats(const float *p, int d) {
@@ -66,9 +54,9 @@ static void attend_one(float *out, const float *q, const float *k, const float *
     for (; i + CHUNK * LANES <= d; i += CHUNK * LANES) weighted_sum(CHUNK, out + i, v + i, places, scores, count, factor);
     for (; i + LANES <= d; i += LANES) weighted_sum(1, out + i, v + i, places, scores, count, factor);
     for (; i < d; i++) {
-        float sum = 0;
-        for (int t = 0; t < count; t++) sum += scores[t] * v[places[t] + (size_t)i];
-        out[i] = sum * factor;
+        vf sum = vf_all(0);
+        for (int t = 0; t < count; t++) sum = vf_fma(vf_all(scores[t]), vf_all(v[places[t] + (size_t)i]), sum);
+        out[i] = sum[0] * factor;
     }
 }
 
@@ -168,7 +156,7 @@ static void multiply(float *y, const float *x, size_t stride, const float *packe
     for (int panel = 0; panel < count; panel += TILE_PANELS) {
         _Alignas(64) float columns[TILE_ROWS][TILE_COLUMNS];
         const int panels = count - panel < TILE_PANELS ? count - panel : TILE_PANELS;
-        product(&scheme_f32, &m, panel, panels, 0, rows, TILE_PANELS, columns);
+        product(&scheme_exact, &m, panel, panels, 0, rows, TILE_PANELS, columns);
         for (int r = 0; r < rows; r++)
             memcpy(y + ((size_t)r * (size_t)count + (size_t)panel) * PANEL, columns[r], sizeof(float) * (size_t)panels * PANEL);
     }

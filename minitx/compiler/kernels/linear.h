@@ -56,6 +56,7 @@ typedef struct {
 } Scheme;
 
 static const Scheme scheme_f32 = {&tiles_f32, finish_float, 4, 0};
+static const Scheme scheme_exact = {&tiles_exact, finish_float, 4, 0}; /* the same bits everywhere */
 static const Scheme scheme_f16 = {&tiles_f16, finish_float, 2, 0};
 static const Scheme scheme_bf16 = {&tiles_bf16, finish_float, 2, 0};
 static const Scheme scheme_int8 = {&tiles_int8, finish_int8, 1, 1};

@@ -3,26 +3,14 @@
 #define MINITX_NORM_H
 
 #include "quantize.h"
-
-/* Plain loops: the compiler vectorises them, since it may reorder sums. */
-static float mean(const float *x, int c) {
-    float sum = 0;
-    for (int i = 0; i < c; i++) sum += x[i];
-    return sum / (float)c;
-}
-
-static float mean_square(const float *x, int c) {
-    float sum = 0;
-    for (int i = 0; i < c; i++) sum += x[i] * x[i];
-    return sum / (float)c;
-}
+#include "sums.h"
 
 static void layernorm_row(float *restrict y, const float *restrict x, const float *restrict add,
                           const float *restrict gain, const float *restrict bias, int c, float epsilon) {
     for (int i = 0; i < c; i++) y[i] = add ? x[i] + add[i] : x[i];
-    const float middle = mean(y, c);
+    const float middle = total(y, c) / (float)c;
     for (int i = 0; i < c; i++) y[i] -= middle;
-    const float factor = 1 / __builtin_sqrtf(mean_square(y, c) + epsilon);
+    const float factor = 1 / __builtin_sqrtf(dot(y, y, c) / (float)c + epsilon);
     for (int i = 0; i < c; i++) y[i] = y[i] * factor * gain[i] + bias[i];
 }
 

@@ -93,43 +93,29 @@ INLINE vi vi_load_bytes(const uint8_t *p) { vu8 v; memcpy(&v, p, sizeof v); retu
 /* The low byte of each lane. */
 INLINE void vi_store_bytes(int8_t *p, vi v) { v8 bytes = __builtin_convertvector(v, v8); memcpy(p, &bytes, sizeof bytes); }
 
-/* v, in a way that the compiler does not see through: sums of it stay in the order they are written in, although the
- * flags let it reorder all others. */
-INLINE vf vf_opaque(vf v) {
-#if defined(__x86_64__)
-    __asm__("" : "+v"(v));
-#elif defined(SIMD_NEON)
-    __asm__("" : "+w"(v));
-#elif defined(SIMD_WASM)
-    __asm__("" : "+r"(v));
-#else
-    __asm__("" : "+m"(v));
-#endif
-    return v;
-}
-
 /* ---- arithmetic ----
  * vf_max and vf_min give the second operand where one is NaN. vf_round rounds half to even, for |v| < 2^22. vf_exceeds:
- * whether any lane is above x. */
+ * whether any lane is above x.
+ *
+ * Every instruction set, compiler and machine gives the same bits: all operations round once, the flags keep compilers
+ * from joining or reordering them, and sums are taken in the order that sums.h says. One bit more or less in a row of
+ * activations would else be one more or less in its int8, and soon another word. vf_fma rounds only after the sum, also
+ * where there is no instruction for that; vf_mla, for matrices of float weights, then rounds twice. */
 
 #if defined(SIMD_AVX512)
+#define SIMD_FMA
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vi vf_round(vf v) { return (vi)_mm512_cvtps_epi32(v); }
-INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
 INLINE float vf_largest(vf v) { return _mm512_reduce_max_ps(v); }
 INLINE int vf_exceeds(vf v, float x) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(x), _CMP_GT_OQ) != 0; }
 #elif defined(SIMD_AVX2)
+#define SIMD_FMA
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 INLINE vi vf_round(vf v) { return (vi)_mm256_cvtps_epi32(v); }
-INLINE float vf_sum(vf v) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
-}
 INLINE float vf_largest(vf v) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -138,21 +124,39 @@ INLINE float vf_largest(vf v) {
 INLINE int vf_exceeds(vf v, float x) { return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(x), _CMP_GT_OQ)) != 0; }
 #else
 #ifdef SIMD_NEON
+#define SIMD_FMA
 INLINE vf vf_fma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 INLINE vi vf_round(vf v) { return (vi)vcvtnq_s32_f32((float32x4_t)v); }
 #else
-INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+#if defined(__riscv_flen) || defined(__ARM_FEATURE_FMA)
+#define SIMD_FMA
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    UNROLL for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+}
+#else /* in double, in which products are exact; 1 sum of 2^29 is rounded twice */
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    typedef double vd __attribute__((vector_size(8 * LANES)));
+    const vd product = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
+    return __builtin_convertvector(product + __builtin_convertvector(c, vd), vf);
+}
+#endif
 /* Adding 1.5 * 2^23 leaves the rounded integer in the low bits. */
-INLINE vi vf_round(vf v) { return vf_bits(vf_opaque(v + 12582912.0f)) - 0x4b400000; }
+INLINE vi vf_round(vf v) { return vf_bits(v + 12582912.0f) - 0x4b400000; }
 #endif
 INLINE vf vf_max(vf a, vf b) { return vf_select(a > b, a, b); }
 INLINE vf vf_min(vf a, vf b) { return vf_select(a < b, a, b); }
-INLINE float vf_sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 INLINE float vf_largest(vf v) {
     float even = v[0] > v[2] ? v[0] : v[2], odd = v[1] > v[3] ? v[1] : v[3];
     return even > odd ? even : odd;
 }
 INLINE int vf_exceeds(vf v, float x) { return vf_largest(v) > x; }
+#endif
+
+#ifdef SIMD_FMA
+INLINE vf vf_mla(vf a, vf b, vf c) { return vf_fma(a, b, c); }
+#else
+INLINE vf vf_mla(vf a, vf b, vf c) { return a * b + c; }
 #endif
 
 /* v times x, both of 16 bits. */
@@ -282,15 +286,15 @@ INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x
 INLINE vf vf_exp(vf x) {
     vf limited = vf_min(vf_all(88.0f), vf_max(vf_all(-88.0f), x));
     vi n = vf_round(limited * 1.44269504f);
-    vf f = vf_opaque(vf_fma(vi_float(n), vf_all(-0.693359375f), limited)); /* ln 2 in two parts: the first is exact */
-    f = vf_fma(vi_float(n), vf_all(2.12194440e-4f), f);
-    vf p = vf_fma(vf_all(1.0f / 5040), f, vf_all(1.0f / 720));
-    p = vf_fma(p, f, vf_all(1.0f / 120));
-    p = vf_fma(p, f, vf_all(1.0f / 24));
-    p = vf_fma(p, f, vf_all(1.0f / 6));
-    p = vf_fma(p, f, vf_all(0.5f));
-    p = vf_fma(p, f, vf_all(1.0f));
-    p = vf_fma(p, f, vf_all(1.0f));
+    vf f = limited - vi_float(n) * 0.693359375f; /* ln 2 in two parts: the first is exact */
+    f = f + vi_float(n) * 2.12194440e-4f;
+    vf p = f * (1.0f / 5040) + 1.0f / 720;
+    p = p * f + 1.0f / 120;
+    p = p * f + 1.0f / 24;
+    p = p * f + 1.0f / 6;
+    p = p * f + 0.5f;
+    p = p * f + 1.0f;
+    p = p * f + 1.0f;
     return p * vi_bits((n + 127) << 23); /* n = -127 gives 0 */
 }
 

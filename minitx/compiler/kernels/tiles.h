@@ -11,7 +11,7 @@
 
 enum { TILE_ROWS = 8, TILE_PANELS = 3, TILE_COLUMNS = TILE_PANELS * PANEL, TILE_VECTORS = TILE_PANELS * VECTORS };
 enum { INT4_NIBBLES = 256, INT4_SCALES = 48, INT4_ZEROS = 32 }; /* bytes of a group in a panel; where zero points are */
-enum { F32, F16, BF16 };
+enum { F32, F16, BF16, EXACT }; /* how float weights are stored; EXACT: as in F32, and rounded once everywhere */
 
 /* A packed matrix, and what a product reads beside it. */
 typedef struct {
@@ -32,13 +32,13 @@ INLINE void fetch(int R, const uint8_t *ahead, size_t panel) {
 }
 
 INLINE vf load_weights(int format, const uint8_t *w, size_t i) {
-    return format == F32 ? vf_load(w + 4 * i) : format == F16 ? vf_load_half(w + 2 * i) : vf_load_bfloat(w + 2 * i);
+    return format == F16 ? vf_load_half(w + 2 * i) : format == BF16 ? vf_load_bfloat(w + 2 * i) : vf_load(w + 4 * i);
 }
 
 INLINE void tile_float(int format, int R, int P, const Matrix *m, const uint8_t *restrict w, const uint8_t *restrict x,
                        const uint8_t *ahead, float (*restrict y)[TILE_COLUMNS]) {
     const int V = P * VECTORS, k = m->k;
-    const size_t panel = m->panel, stride = m->stride, bytes = (format == F32 ? 4 : 2) * PANEL;
+    const size_t panel = m->panel, stride = m->stride, bytes = (format == F16 || format == BF16 ? 2 : 4) * PANEL;
     vf sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++) sum[r][v] = vf_all(0);
@@ -49,13 +49,18 @@ INLINE void tile_float(int format, int R, int P, const Matrix *m, const uint8_t 
             weight[v] = load_weights(format, w + (size_t)(v / VECTORS) * panel, (size_t)i * PANEL + (size_t)(v % VECTORS * LANES));
         UNROLL for (int r = 0; r < R; r++) {
             const vf value = vf_all(load_float(x + (size_t)r * stride + 4 * (size_t)i));
-            UNROLL for (int v = 0; v < V; v++) sum[r][v] = vf_fma(value, weight[v], sum[r][v]);
+            UNROLL for (int v = 0; v < V; v++)
+                sum[r][v] = (format == EXACT ? vf_fma : vf_mla)(value, weight[v], sum[r][v]);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++) vf_store(y[r] + v * LANES, sum[r][v]);
 }
 
+INLINE void tile_exact(int R, int P, const Matrix *m, const uint8_t *w, const uint8_t *x, const uint8_t *ahead,
+                       float (*y)[TILE_COLUMNS]) {
+    tile_float(EXACT, R, P, m, w, x, ahead, y);
+}
 INLINE void tile_f32(int R, int P, const Matrix *m, const uint8_t *w, const uint8_t *x, const uint8_t *ahead,
                      float (*y)[TILE_COLUMNS]) {
     tile_float(F32, R, P, m, w, x, ahead, y);
@@ -79,7 +84,7 @@ INLINE void add_int8w(int R, int V, vf (*sum)[TILE_VECTORS], const uint8_t *w, s
         UNROLL for (int v = 0; v < V; v++) weight[v] = vi_float((weights[v] << (24 - 8 * j)) >> 24);
         UNROLL for (int r = 0; r < R; r++) {
             const vf value = vf_all(load_float(x + (size_t)r * stride + 4 * (size_t)j));
-            UNROLL for (int v = 0; v < V; v++) sum[r][v] = vf_fma(value, weight[v], sum[r][v]);
+            UNROLL for (int v = 0; v < V; v++) sum[r][v] = vf_mla(value, weight[v], sum[r][v]);
         }
     }
 }
@@ -201,6 +206,11 @@ typedef struct {
         SUMS};
 
 TILES(f32, FLOAT_SUMS)
+#ifdef SIMD_FMA
+#define tiles_exact tiles_f32
+#else
+TILES(exact, FLOAT_SUMS)
+#endif
 TILES(f16, FLOAT_SUMS)
 TILES(bf16, FLOAT_SUMS)
 TILES(int8w, INT8W_SUMS)

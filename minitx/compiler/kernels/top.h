@@ -10,6 +10,7 @@
 #define MINITX_TOP_H
 
 #include "shortlist.h"
+#include "sums.h"
 
 /* What is known of the logits of a row in a chunk so far. */
 typedef struct {
@@ -79,15 +80,16 @@ static void take_top(void *to, const Matrix *m, int row, int column, int count, 
     if (c->allowed)
         forbid(logits, padded / PANEL, c->allowed + (size_t)c->sources[row] * (size_t)panels + column / PANEL);
     for (int i = count; i < padded; i++) logits[i] = -__builtin_inff();
-    vf most = vf_all(-__builtin_inff()), sum = vf_load(best->sums);
+    vf most = vf_all(-__builtin_inff());
+    Lanes sum;
     for (int i = 0; i < padded; i += LANES) most = vf_max(vf_load(logits + i), most); /* NaN is passed over ... */
-    if (vf_exceeds(most, best->largest)) {
-        raise_largest(best, vf_largest(most));
-        sum = vf_load(best->sums);
-    }
+    if (vf_exceeds(most, best->largest)) raise_largest(best, vf_largest(most));
+    memcpy(&sum, best->sums, sizeof sum);
     const float offset = best->largest == -__builtin_inff() ? 0 : best->largest;
-    for (int i = 0; i < padded; i += LANES) sum = sum + vf_exp(vf_load(logits + i) - offset); /* ... and comes here */
-    vf_store(best->sums, sum);
+    for (int i = 0; i < padded; i += PANEL)
+        UNROLL for (int v = 0; v < VECTORS; v++)
+            sum.part[v] += vf_exp(vf_load(logits + i + v * LANES) - offset); /* ... and comes here */
+    memcpy(best->sums, &sum, sizeof sum);
     if (best->settled && !vf_exceeds(most, last_of(best, c->top))) return;
     for (int i = 0; i < count; i++) propose(best, logits[i], column + i, c->top);
 }
