@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -113,6 +113,20 @@ def words(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
 
 def fill(text: str, words: dict[str, str]) -> str:
     return re.sub("|".join(words), lambda m: words[m[0]], text)
+
+
+def put(files: Mapping[str, Content], folder: Path) -> None:
+    """Writes files into a folder, which is made where it is not there."""
+    for place, content in files.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8", newline="\n")
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            with path.open("w+b") as file:
+                content(file)
 
 
 def parts(threads: int) -> list[str]:
