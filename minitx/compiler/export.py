@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -100,13 +99,3 @@ def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None
     for file in {*before} - {*files}:
         with suppress(FileNotFoundError):
             (folder / file).unlink()
-
-
-def sizes(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, int]:
-    """The bytes of each file that `export` would write."""
-    files = TARGETS[target].files(checkpoint, options)
-    folder = Path(tempfile.mkdtemp(prefix="minitx-"))
-    try:
-        return write(files, folder / "made")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -73,7 +73,9 @@ def contents(
         "MODEL_MODULE": own,
         "MODEL_LIBRARY": f"lib{own}{library.suffix}",
         "MODEL_PYTHON": PYTHON,
-        "MODEL_BEAM": str(max(4, checkpoint.generation.beam)),
+        "MODEL_SOURCE_TOKENS": str(checkpoint.config.source_vocab),
+        "MODEL_TARGET_TOKENS": str(checkpoint.config.target_vocab),
+        "MODEL_BEAM": str(max(package.DEFAULT_BEAM, checkpoint.generation.beam)),
         **structures(header, package.identifier(name)),
     }
     interface, readme = (package.fill(package.read(FIXED / place), words) for place in ("interface.py", "README.in"))

@@ -35,6 +35,7 @@ from typing import Any, overload
 
 # What is this model's, and what its C header has: names of errors by number, of the fields of structures in order.
 LONGEST, THREADS, BEAM = int("MODEL_LONGEST"), int("MODEL_THREADS"), int("MODEL_BEAM")
+SOURCES, TARGETS = int("MODEL_SOURCE_TOKENS"), int("MODEL_TARGET_TOKENS")  # tokens of the vocabularies
 ERRORS = ["MODEL_ERRORS"]
 LIMITS, OPTIONS = ["MODEL_LIMITS"], ["MODEL_OPTIONS"]
 
@@ -63,6 +64,7 @@ KINDS = {
     **dict.fromkeys(["LIMITS", "OPTIONS", "TOKEN", "LONG"], InputError),
     "PROCESSOR": DeviceError,
 }
+MESSAGES = {"LONG": f"longer than the {LONGEST} tokens that the model takes at a time; split it"}  # else the library's
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,8 @@ def _library() -> dict[str, Any]:
 def _check(error: int, what: object = "") -> None:
     """Raises what an error of the library stands for; `what` says of which thing."""
     if error:
-        message = _library()["message"](error).decode()
-        kind = KINDS.get(ERRORS[error], Error) if error < len(ERRORS) else Error
-        raise kind(f"{what}: {message}" if what else message)
+        message = MESSAGES.get(ERRORS[error]) or _library()["message"](error).decode()
+        raise KINDS.get(ERRORS[error], Error)(f"{what}: {message}" if what else message)
 
 
 def load(weights: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Model:
@@ -144,6 +145,8 @@ class Model:
         self._handle: ctypes.c_void_p | None = None  # None: to be opened
         self._closed, self._lock = False, threading.Lock()
         self._weights, self._threads, self._beam = Path(weights), _positive("threads", threads), BEAM
+        if self._threads > THREADS:
+            raise InputError(f"threads must be 1 to {THREADS}, not {threads}")
         with self._held(0):
             _models.add(self)
 
@@ -169,7 +172,7 @@ class Model:
             why = os.strerror(ctypes.get_errno())
             raise FileError(f"{self._weights}: cannot be read ({why}); check the name and its permissions")
         if error and ERRORS[error] == "LIMITS":
-            raise InputError(f"threads must be 1 to {THREADS}, and beam small, not {self._threads} and {beam}")
+            raise InputError(f"beam {beam} is more than can be kept; give a smaller one")
         _check(error, self._weights)
         return opened
 
@@ -237,7 +240,8 @@ class Model:
         A sentence without tokens has none.
         """
         options = _options(beam, max_length)
-        return [self._generate(_ids(s), options, f"sentence {i}") for i, s in enumerate(tokens, 1)]
+        sources = [_ids(sentence, SOURCES, f"sentence {i}: ") for i, sentence in enumerate(tokens, 1)]
+        return [self._generate(source, options, f"sentence {i}") for i, source in enumerate(sources, 1)]
 
     def _generate(self, source: ctypes.Array[ctypes.c_int32], options: _Options, what: str) -> list[Hypothesis]:
         target, count, score = (ctypes.c_int32 * LONGEST)(), ctypes.c_int(), ctypes.c_double()
@@ -261,7 +265,7 @@ class Model:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of target tokens."""
-        ids, needed = _ids(tokens), ctypes.c_size_t()
+        ids, needed = _ids(tokens, TARGETS), ctypes.c_size_t()
         room = 64 * len(ids) + 64
         with self._held(0) as model:
             while True:
@@ -355,12 +359,12 @@ def _short(text: str) -> str:
     return repr(text) if len(text) <= 30 else f"{text[:30]!r}..."
 
 
-def _ids(tokens: Iterable[int]) -> ctypes.Array[ctypes.c_int32]:
-    """Tokens for C; raises `InputError` for a number that no vocabulary has."""
+def _ids(tokens: Iterable[int], vocabulary: int, where: str = "") -> ctypes.Array[ctypes.c_int32]:
+    """Tokens for C; raises `InputError` for one that the vocabulary does not have."""
     ids = [operator.index(token) for token in tokens]
     for token in ids:
-        if not 0 <= token < 1 << 31:
-            raise InputError(f"token {token} is not in the vocabulary")
+        if not 0 <= token < vocabulary:
+            raise InputError(f"{where}token {token} is not in the vocabulary of {vocabulary}")
     return (ctypes.c_int32 * len(ids))(*ids)
 
 
