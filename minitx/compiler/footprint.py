@@ -89,7 +89,11 @@ def measure(checkpoint: Checkpoint, target: str, options: package.Options, limit
 
     Raises `InputError` for limits that the model cannot have.
     """
-    wanted = [*limits] or usual(checkpoint)
+    wanted, longest = [*limits] or usual(checkpoint), checkpoint.config.max_length
+    for own in wanted:
+        if not (1 <= own.source <= longest and 1 <= own.target <= longest and 1 <= own.beam <= package.MAX_BEAM):
+            right = f"must be 1 to {longest} tokens and a beam of 1 to {package.MAX_BEAM}"
+            raise InputError(f"limits {own.source} {own.target} {own.beam}: {right}")
     with tempfile.TemporaryDirectory(prefix="minitx-") as temporary:
         folder = Path(temporary)
         files = export.TARGETS[target].files(checkpoint, options)
@@ -149,6 +153,6 @@ def workspaces(library: Path, weights: Path, prefix: str, wanted: Sequence[Limit
         own, size = CLimits(limits.source, limits.target, limits.beam, 1), ctypes.c_size_t()
         place = ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(len(data))
         if error := ask(*place, ctypes.byref(own), ctypes.byref(size)):
-            raise InputError(f"limits {limits.source} {limits.target} {limits.beam}: {message(error).decode()}")
+            raise DeviceError(f"the compiled package does not say what it needs: {message(error).decode()}")
         found.append(Workspace(limits.source, limits.target, limits.beam, size.value))
     return found

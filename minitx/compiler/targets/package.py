@@ -33,6 +33,7 @@ SUMMED = 24  # where in it the checksummed part begins, and the checksum ends
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
 DEFAULT_BEAM = 4  # of package/open.c: what a model is opened with at least
+MAX_BEAM = 64  # of runtime/search.h
 FIXED = ("open", "file", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
 HEADERS = ("model.h", "tokenizer.h", "tables.h")
 RENAMED = (  # what the other sources export

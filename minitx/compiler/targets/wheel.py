@@ -25,12 +25,11 @@ from .. import entry
 from ..shared import Shared, shared
 from . import package
 
-FIXED = entry.HERE / "package/python"
+FIXED, MODULES = entry.HERE / "package/python", ("__init__.py", "__main__.py")
 PYTHON = "3.9"  # the oldest that the interface runs on
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can say
 FIELDS = re.compile(r"\bint (?P<ints>\w+(?:, \w+)*);|\(\*(?P<call>\w+)\)\([^)]*\);|\bvoid \*(?P<pointer>\w+);")
-MAIN = "import sys\n\nfrom . import main\n\nsys.exit(main())\n"
 
 
 def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:
@@ -75,20 +74,20 @@ def contents(
         "MODEL_PYTHON": PYTHON,
         "MODEL_SOURCE_TOKENS": str(checkpoint.config.source_vocab),
         "MODEL_TARGET_TOKENS": str(checkpoint.config.target_vocab),
+        "MODEL_MOST_BEAM": str(package.MAX_BEAM),
         "MODEL_BEAM": str(max(package.DEFAULT_BEAM, checkpoint.generation.beam)),
         **structures(header, package.identifier(name)),
     }
-    interface, readme = (package.fill(package.read(FIXED / place), words) for place in ("interface.py", "README.in"))
+    texts = {place: package.fill(package.read(FIXED / place), words) for place in ("README.in", *MODULES)}
     info = f"{distribution(name)}-{__version__}.dist-info"
     return {
-        f"{own}/__init__.py": interface,
-        f"{own}/__main__.py": MAIN,
+        **{f"{own}/{place}": texts[place] for place in MODULES},
         f"{own}/py.typed": "",
         f"{own}/{words['MODEL_LIBRARY']}": library.data,
         f"{own}/{name}.weights": made[f"{name}.weights"],
-        f"{info}/METADATA": metadata(checkpoint, name, words["MODEL_TITLE"]) + readme,
+        f"{info}/METADATA": metadata(checkpoint, name, words["MODEL_TITLE"]) + texts["README.in"],
         f"{info}/WHEEL": "".join([wheel_head(), *(f"Tag: py3-none-{tag}\n" for tag in library.tag.split("."))]),
-        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {own}:main\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {own}.__main__:main\n",
         f"{info}/top_level.txt": f"{own}\n",
     }
 

@@ -18,7 +18,6 @@ Made by minitx MODEL_VERSION.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import functools
@@ -34,7 +33,8 @@ from pathlib import Path
 from typing import Any, overload
 
 # What is this model's, and what its C header has: names of errors by number, of the fields of structures in order.
-LONGEST, THREADS, BEAM = int("MODEL_LONGEST"), int("MODEL_THREADS"), int("MODEL_BEAM")
+LONGEST, THREADS = int("MODEL_LONGEST"), int("MODEL_THREADS")
+BEAM, MOST_BEAM = int("MODEL_BEAM"), int("MODEL_MOST_BEAM")  # what there is room for at first, and at most
 SOURCES, TARGETS = int("MODEL_SOURCE_TOKENS"), int("MODEL_TARGET_TOKENS")  # tokens of the vocabularies
 ERRORS = ["MODEL_ERRORS"]
 LIMITS, OPTIONS = ["MODEL_LIMITS"], ["MODEL_OPTIONS"]
@@ -144,9 +144,7 @@ class Model:
     def __init__(self, weights: str | os.PathLike[str], threads: int):
         self._handle: ctypes.c_void_p | None = None  # None: to be opened
         self._closed, self._lock = False, threading.Lock()
-        self._weights, self._threads, self._beam = Path(weights), _positive("threads", threads), BEAM
-        if self._threads > THREADS:
-            raise InputError(f"threads must be 1 to {THREADS}, not {threads}")
+        self._weights, self._threads, self._beam = Path(weights), _count("threads", threads, THREADS), BEAM
         with self._held(0):
             _models.add(self)
 
@@ -171,8 +169,6 @@ class Model:
         if error and ERRORS[error] == "NO_FILE":
             why = os.strerror(ctypes.get_errno())
             raise FileError(f"{self._weights}: cannot be read ({why}); check the name and its permissions")
-        if error and ERRORS[error] == "LIMITS":
-            raise InputError(f"beam {beam} is more than can be kept; give a smaller one")
         _check(error, self._weights)
         return opened
 
@@ -334,15 +330,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _positive(name: str, value: int) -> int:
-    if operator.index(value) < 1:
-        raise InputError(f"{name} must be 1 or more, not {value}")
-    return operator.index(value)
+def _count(name: str, value: int, most: int | None = None) -> int:
+    count = operator.index(value)
+    if count < 1 or (most is not None and count > most):
+        raise InputError(f"{name} must be {f'1 to {most}' if most else '1 or more'}, not {count}")
+    return count
 
 
 def _options(beam: int | None, max_length: int | None) -> _Options:
-    given = {"beam": ("beam", beam), "maximum": ("max_length", max_length)}
-    return _Options(**{field: _positive(name, value) for field, (name, value) in given.items() if value is not None})
+    options = _Options()
+    if beam is not None:
+        options.beam = _count("beam", beam, MOST_BEAM)
+    if max_length is not None:
+        options.maximum = min(_count("max_length", max_length), LONGEST)
+    return options
 
 
 def _utf8(text: str) -> bytes:
@@ -366,50 +367,3 @@ def _ids(tokens: Iterable[int], vocabulary: int, where: str = "") -> ctypes.Arra
         if not 0 <= token < vocabulary:
             raise InputError(f"{where}token {token} is not in the vocabulary of {vocabulary}")
     return (ctypes.c_int32 * len(ids))(*ids)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="MODEL_NAME",
-        description="MODEL_TITLE. Each TEXT, or without any each line of standard input, becomes a line of output.",
-    )
-    parser.add_argument("--beam", type=_count, metavar="N", help="hypotheses kept at a time (default: the model's)")
-    parser.add_argument("--max-length", type=_count, metavar="N", help="longest translation of a sentence, in tokens")
-    parser.add_argument("--threads", type=_count, metavar="N", help="default: all cores")
-    parser.add_argument("--version", action="version", version="MODEL_NAME MODEL_VERSION")
-    parser.add_argument("text", nargs="*", metavar="TEXT")
-    args, status = parser.parse_args(arguments), 0
-    try:
-        with load(threads=args.threads) as model:
-            for text in args.text or _lines():
-                try:
-                    line = model(text, beam=args.beam, max_length=args.max_length)
-                except InputError as e:
-                    line, status = "", _failed(e)
-                sys.stdout.buffer.write(f"{line}\n".encode())
-                sys.stdout.buffer.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
-    except KeyboardInterrupt:
-        return 130
-    except Error as e:
-        return _failed(e)
-    return status
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return int(text)
-
-
-def _lines() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        yield line.decode(errors="replace").rstrip("\r\n")
-
-
-def _failed(error: Error) -> int:
-    print(f"MODEL_NAME: error: {error}", file=sys.stderr)
-    return 1
