@@ -146,15 +146,18 @@ def write(content: Mapping[str, package.Content], file: IO[bytes]) -> None:
             whole.seek(0)
             digest = base64.urlsafe_b64encode(hashlib.file_digest(whole, "sha256").digest()).decode().rstrip("=")
             record.append(f"{place},sha256={digest},{whole.tell()}\n")
+            info = entry_of(place, whole.tell())
             whole.seek(0)
-            with wheel.open(entry_of(place), "w") as to:
+            with wheel.open(info, "w") as to:
                 shutil.copyfileobj(whole, to, 1 << 20)
         place = next(Path(place) for place in content if place.endswith("/WHEEL")).with_name("RECORD").as_posix()
         wheel.writestr(entry_of(place), "".join([*record, f"{place},,\n"]))
 
 
-def entry_of(place: str) -> zipfile.ZipInfo:
+def entry_of(place: str, size: int = 0) -> zipfile.ZipInfo:
+    """How a file of so many bytes is entered; one of more than 2 GB is entered otherwise, which zipfile sees to."""
     info = zipfile.ZipInfo(place, TIME)
+    info.file_size = size
     info.compress_type = zipfile.ZIP_DEFLATED
     info.create_system = 3  # Unix, wherever it is written
     info.external_attr = 0o100644 << 16
