@@ -26,7 +26,7 @@ COMMANDS = {
     "models": "the names that MODEL may be, and where each comes from",
     "convert": "any supported checkpoint to one .safetensors file",
     "quantize": "a smaller model: calibrated, or the smallest mix that costs no more than allowed",
-    "export": "a folder of C that runs a model without Python",
+    "export": "a model as a package that runs without minitx: C sources, a Python wheel",
     "eval": "BLEU and chrF of a model on sentence pairs",
     "plan": "what a model is compiled to, call by call",
     "cache": "the compiled models that are kept, and clearing them",

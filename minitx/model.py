@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, overload
 
 from .config import pick
@@ -227,3 +228,31 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole model, tokenizers and defaults included, to one `.safetensors` file."""
         save(self.checkpoint, path)
+
+    def export(
+        self,
+        target: str,
+        out: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        force: bool = False,
+        notice: Callable[[str], object] = lambda message: None,
+        **options: Any,
+    ) -> dict[str, int]:
+        """Writes the model into a folder, as a package that runs without minitx; gives the bytes of each file.
+
+        `target` is a row of `minitx export --list`; `name` is by default the model's. The other options are those of
+        `compiler.targets.package.Options`, as `threads`, the most that the package can use. Raises `InputError` for an
+        option, `DeviceError` for a compiler that a target needs, and `FileError` for a folder that holds other files,
+        unless `force`, which replaces only what an export wrote.
+        """
+        from .compiler import export
+        from .compiler.targets.package import Options
+
+        pick(export.TARGETS, target, "target")
+        named = name or (Path(self._request.name).stem if self._request else "")
+        if not named:
+            raise InputError("this model was not loaded from anything that has a name; give it one by name=")
+        whole = self._request is None or self._request.shortlist
+        checkpoint = self.checkpoint if whole else dataclasses.replace(self.checkpoint, shortlist=None)
+        return export.export(checkpoint, target, Path(out), Options(named, notice=notice, **options), force)

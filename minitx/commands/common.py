@@ -26,8 +26,11 @@ def positive(text: str) -> int:
     return value
 
 
+MODEL = "a name of `minitx models`, a .safetensors file, or a folder"
+
+
 def model_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a name of `minitx models`, a .safetensors file, or a folder")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
 
 
 def json_argument(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ..errors import FileError
 from ..weights.checkpoint import Checkpoint
-from .targets import package
+from .targets import package, wheel
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -32,6 +31,12 @@ TARGETS = {
         "C11 sources, weights, header, command, Makefile",
         "make, and clang, gcc or zig; libc with pthread",
         "x86-64 Linux, clang, gcc and zig",
+    ),
+    "python": Target(
+        wheel.files,
+        "a wheel: the compiled model, weights, a Python interface that needs nothing else",
+        "clang, gcc or zig to make it; Python 3.9 or newer to use it",
+        "x86-64 Linux, Python 3.9 to 3.13",
     ),
 }
 
@@ -79,16 +84,7 @@ def check(folder: Path, force: bool) -> list[str]:
 
 def write(files: dict[str, package.Content], folder: Path) -> dict[str, int]:
     """Writes files and their list; the bytes of each."""
-    for place, content in {**files, LIST: "\n".join([*files, LIST, ""])}.items():
-        path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8", newline="\n")
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            with path.open("w+b") as file:
-                content(file)
+    package.put({**files, LIST: "\n".join([*files, LIST, ""])}, folder)
     return {place: (folder / place).stat().st_size for place in [*files, LIST]}
 
 
@@ -103,13 +99,3 @@ def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None
     for file in {*before} - {*files}:
         with suppress(FileNotFoundError):
             (folder / file).unlink()
-
-
-def sizes(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, int]:
-    """The bytes of each file that `export` would write."""
-    files = TARGETS[target].files(checkpoint, options)
-    folder = Path(tempfile.mkdtemp(prefix="minitx-"))
-    try:
-        return write(files, folder / "made")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ import native_models
 import pytest
 
 import minitx
-from minitx.compiler.export import LIST, export
+from minitx.compiler.export import LIST, TARGETS, export
 from minitx.compiler.targets import package
 from minitx.engines.hypotheses import LENGTH_PENALTIES
 from minitx.errors import FileError, InputError
@@ -347,13 +348,23 @@ def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_it_does(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "minitx", "export", *arguments], capture_output=True, text=True)
 
     assert "libc with pthread" in run("--list").stdout
-    sizes = run("en-pt", "--target", "c", "--quantize", "int8", "--dry-run")
-    assert sizes.returncode == 0 and "weights 21.1 MB" in sizes.stdout
+    targets = json.loads(run("--list", "--json").stdout)
+    assert {row["target"] for row in targets} == {*TARGETS} and set(targets[0]) >= {"makes", "needs", "tested on"}
+    sizes = run("en-pt", "--target", "c", "--quantize", "int8", "--dry-run", "--limits", "128", "128", "1", "--json")
+    found = json.loads(sizes.stdout)
+    assert 21e6 < found["weights"] < 22e6 and 100e3 < found["code"] < 400e3 and found["problem"] == ""
+    (workspace,) = found["workspaces"]
+    assert (workspace["source"], workspace["target"], workspace["beam"]) == (128, 128, 1)
+    assert 1e6 < workspace["bytes"] <= 8 << 20
     assert run("en-pt", "--target", "z80", "--out", "x").stderr.startswith("minitx: error: target 'z80' is not known")
     failed = run("en-pt", "--target", "c")
     assert failed.returncode == 1 and "--out" in failed.stderr and failed.stderr.count("\n") == 1
+    assert run("--target", "c").returncode == run("en-pt").returncode == run("en-pt", "--limits", "1").returncode == 2
+    beyond = run("en-pt", "--target", "c", "--dry-run", "--limits", "999", "1", "1")
+    assert beyond.returncode == 1 and beyond.stderr.startswith("minitx: error: limits 999 1 1: must be 1 to 512")

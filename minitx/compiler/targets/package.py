@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,6 +32,8 @@ HEAD = struct.Struct("<8sIIQQQ8Q4iddii")  # `Head` of package/model.h
 SUMMED = 24  # where in it the checksummed part begins, and the checksum ends
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
+DEFAULT_BEAM = 4  # of package/open.c: what a model is opened with at least
+MAX_BEAM = 64  # of runtime/search.h
 FIXED = ("open", "file", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
 HEADERS = ("model.h", "tokenizer.h", "tables.h")
 RENAMED = (  # what the other sources export
@@ -84,11 +86,20 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
     name, threads = options.name, options.threads
     options.notice("planning the model ...")
     planned = plan(checkpoint.config)
-    texts = sources(planned, name, threads)
+    own = words(checkpoint, options) | {"MODEL_BYTES": f"{planned.weight_bytes:,}"}
+    made: dict[str, Content] = {place: fill(text, own) for place, text in sources(planned, name, threads).items()}
+    made["src/prefix.h"] = renames(identifier(name))
+    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
+    return made
+
+
+def words(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
+    """What stands in the fixed files of a package in place of what is the model's."""
+    name, threads = options.name, options.threads
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
     prefix = identifier(name)
-    words = {
+    return {
         "MODEL_NAME": name,
         "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),
@@ -97,15 +108,27 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
         "MODEL_SOURCES": " ".join(parts(threads)),
         "MODEL_FLAGS": " ".join(flag for flag in build.FLAGS if not flag.startswith(("-O", "-std="))),
         "MODEL_VERSION": __version__,
-        "MODEL_BYTES": f"{planned.weight_bytes:,}",
         "minitx_": f"{prefix}_",
         "MINITX_": f"{prefix.upper()}_",
     }
-    pattern = re.compile("|".join(words))
-    made: dict[str, Content] = {place: pattern.sub(lambda m: words[m[0]], text) for place, text in texts.items()}
-    made["src/prefix.h"] = renames(prefix)
-    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
-    return made
+
+
+def fill(text: str, words: dict[str, str]) -> str:
+    return re.sub("|".join(words), lambda m: words[m[0]], text)
+
+
+def put(files: Mapping[str, Content], folder: Path) -> None:
+    """Writes files into a folder, which is made where it is not there."""
+    for place, content in files.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8", newline="\n")
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            with path.open("w+b") as file:
+                content(file)
 
 
 def parts(threads: int) -> list[str]:
