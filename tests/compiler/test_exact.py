@@ -37,10 +37,10 @@ def exp(x: np.ndarray) -> np.ndarray:
     """`vf_exp` of simd.h."""
     x = np.minimum(F(88), np.maximum(F(-88), x))
     n = np.rint(x * F(1.44269504)).astype(F)
-    f = x - n * F(0.693359375) + n * F(2.12194440e-4)
-    p = f * F(1 / 5040) + F(1 / 720)
+    f = fma(n, F(2.12194440e-4), fma(n, F(-0.693359375), x))
+    p = fma(F(1 / 5040), f, F(1 / 720))
     for coefficient in (1 / 120, 1 / 24, 1 / 6, 0.5, 1, 1):
-        p = p * f + F(coefficient)
+        p = fma(p, f, F(coefficient))
     return p * ((n.astype(np.int32) + 127) << 23).view(F)
 
 

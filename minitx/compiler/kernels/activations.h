@@ -12,16 +12,16 @@ INLINE vf vf_sigmoid(vf x) { return 1.0f / (1.0f + vf_exp(-x)); }
  * loses nothing where x is very negative. erfc by Abramowitz and Stegun 1964, 7.1.26, within 1.5e-7. */
 INLINE vf vf_gelu(vf x) {
     const vf a = vf_min(vf_all(16.0f), vf_magnitude(x)); /* beyond it erfc is 0, and infinity times 0 would be NaN */
-    const vf t = 1.0f / (a * (0.3275911f * 0.70710678f) + 1.0f);
-    vf p = t * 1.061405429f - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
+    const vf t = 1.0f / vf_fma(a, vf_all(0.3275911f * 0.70710678f), vf_all(1.0f));
+    vf p = vf_fma(vf_all(1.061405429f), t, vf_all(-1.453152027f));
+    p = vf_fma(p, t, vf_all(1.421413741f));
+    p = vf_fma(p, t, vf_all(-0.284496736f));
+    p = vf_fma(p, t, vf_all(0.254829592f));
     return vf_max(vf_all(0), x) - a * 0.5f * p * t * vf_exp(a * a * -0.5f);
 }
 
 /* Its approximation x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: (1 + tanh u) / 2 is the sigmoid of 2u. */
-INLINE vf vf_gelu_tanh(vf x) { return x * vf_sigmoid(1.5957691f * (x * x * x * 0.044715f + x)); }
+INLINE vf vf_gelu_tanh(vf x) { return x * vf_sigmoid(1.5957691f * vf_fma(x * x * x, vf_all(0.044715f), x)); }
 
 INLINE vf vf_activation(vf x, int activation) {
     switch (activation) {

@@ -286,15 +286,15 @@ INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x
 INLINE vf vf_exp(vf x) {
     vf limited = vf_min(vf_all(88.0f), vf_max(vf_all(-88.0f), x));
     vi n = vf_round(limited * 1.44269504f);
-    vf f = limited - vi_float(n) * 0.693359375f; /* ln 2 in two parts: the first is exact */
-    f = f + vi_float(n) * 2.12194440e-4f;
-    vf p = f * (1.0f / 5040) + 1.0f / 720;
-    p = p * f + 1.0f / 120;
-    p = p * f + 1.0f / 24;
-    p = p * f + 1.0f / 6;
-    p = p * f + 0.5f;
-    p = p * f + 1.0f;
-    p = p * f + 1.0f;
+    vf f = vf_fma(vi_float(n), vf_all(-0.693359375f), limited); /* ln 2 in two parts: the first is exact */
+    f = vf_fma(vi_float(n), vf_all(2.12194440e-4f), f);
+    vf p = vf_fma(vf_all(1.0f / 5040), f, vf_all(1.0f / 720));
+    p = vf_fma(p, f, vf_all(1.0f / 120));
+    p = vf_fma(p, f, vf_all(1.0f / 24));
+    p = vf_fma(p, f, vf_all(1.0f / 6));
+    p = vf_fma(p, f, vf_all(0.5f));
+    p = vf_fma(p, f, vf_all(1.0f));
+    p = vf_fma(p, f, vf_all(1.0f));
     return p * vi_bits((n + 127) << 23); /* n = -127 gives 0 */
 }
 
