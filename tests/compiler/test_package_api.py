@@ -21,7 +21,6 @@ from minitx.generation.search import generate
 from minitx.model import Model
 
 BEGIN, NONE, OPTIONS, LONG, TOKEN, OUTPUT = 18, 17, 11, 13, 12, 14
-MAIN = Path(__file__).with_name("package_main.c")
 WRAP = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "aligned_alloc")]
 LETTERS = b"abcdefgh .!?\n"
 Ids, Scores = ctypes.c_int32, ctypes.c_float
@@ -160,24 +159,32 @@ def damage(seed: int, data: bytes, count: int) -> list[bytes]:
     return found
 
 
-def build(folder: Path, sanitize: str) -> Path:  # noqa: F811
-    """package_main.c with a small model under some sanitizers."""
-    flags = f"-O1 -g {sanitize} -fno-sanitize-recover=all" if sanitize else "-O1 -g"
-    export(small("odd", "int8"), "c", folder, package.Options("tiny.model", 2), force=True)
+def build(folder: Path, main: str, sanitize: str, *link: str) -> Path:  # noqa: F811
+    """A C program beside this file with a small model under some sanitizers."""
+    flags = f"-O1 -g -fsanitize={sanitize} -fno-sanitize-recover=all"
+    export(small("odd", "int8"), "c", folder, package.Options("tiny.model", 4))
     make(folder, "clang", flags, "libtiny.model.a")
     program = folder / "main"
-    link = [str(MAIN), str(folder / "libtiny.model.a"), "-lm", "-pthread", *WRAP, "-o", str(program)]
-    subprocess.run(["clang", *flags.split(), f"-I{folder}", *link], check=True)
+    files = [str(Path(__file__).with_name(main)), str(folder / "libtiny.model.a"), "-o", str(program)]
+    subprocess.run(["clang", *flags.split(), f"-I{folder}", *files, "-lm", "-pthread", *link], check=True)
     return program
 
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing_in_random_texts_and_damaged_files(tmp_path: Path) -> None:
     """Nor is anything allocated after the model is opened, or read or written beside what was given."""
-    program = build(tmp_path / "out", "-fsanitize=address,undefined")
+    program = build(tmp_path / "out", "package_main.c", "address,undefined", *WRAP)
     weights = tmp_path / "out/tiny.model.weights"
     for kind, some in (("texts", texts(5, 600)), ("damage", damage(6, weights.read_bytes(), 200))):
         arguments = [program, kind, records(tmp_path / kind, some), weights]
         done = subprocess.run(arguments, capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         assert kind == "texts" or 20 < int(done.stdout) <= 200
+
+
+@pytest.mark.slow
+def test_two_models_with_teams_have_no_race(tmp_path: Path) -> None:
+    program = build(tmp_path / "out", "threads_main.c", "thread")
+    arguments = [program, tmp_path / "out/tiny.model.weights"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "0 0\n"), done.stderr[-3000:]

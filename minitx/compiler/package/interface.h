@@ -55,9 +55,10 @@ MINITX_API const char *minitx_message(int error);
 
 typedef struct minitx_model minitx_model;
 
+enum { MINITX_MAX_BEAM = 64 }; /* of any limits */
+
 /* The longest source and target of one sentence, in tokens, and the most hypotheses of a beam. 0 stands for the
  * default: the model's longest (MODEL_LONGEST), and 4 or the model's own beam. Threads: 1 to MODEL_THREADS, 0 is 1. */
-enum { MINITX_MAX_BEAM = 64 };
 typedef struct {
     int source, target, beam, threads;
 } minitx_limits;

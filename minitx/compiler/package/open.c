@@ -5,7 +5,7 @@
 #include "kernels/sizes.h"
 #include "model.h"
 
-_Static_assert(MINITX_MAX_BEAM == MAX_BEAM, "the interface and the search have the same limit");
+_Static_assert((int)MINITX_MAX_BEAM == (int)MAX_BEAM, "the interface and the search have the same limit");
 enum { LINE = 64, PANEL = 16, DEFAULT_BEAM = 4, BYTES_OF_TOKEN = 16 };
 
 /* The sum of words, each times 2 * its index + 1. */
