@@ -12,6 +12,8 @@ STOPS = ".!?\u2026\u203d\u061f\u06d4\u0964\u0965"  # end a sentence where white 
 WIDE_STOPS = "\u3002\uff0e\uff01\uff1f\uff61"  # end one with or without it: Chinese and Japanese
 CLOSERS = "\"')]}*_\u00bb\u203a\u2019\u201d\u201c\u300b\u300d\u300f\u3011\uff09"
 OPENERS = "\"'([{*_\u00ab\u2039\u2018\u201c\u201e\u201d\u00bf\u00a1\u300a\u300c\u300e\u3010\uff08"
+CONTINUERS = f"{STOPS},;:"  # what a sentence does not begin with
+WORD_ENDS = ",'\u2019"  # of a word that sentences begin with
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
@@ -76,7 +78,7 @@ def _ends(word: str, first: bool, following: str) -> bool:
     following = following.lstrip(OPENERS)
     if word[-1:] and word[-1] in WIDE_STOPS:
         return True
-    if not stop or following[:1].islower() or following[:1] in {*STOPS, *",;:"}:
+    if not stop or following[:1].islower() or following[:1] in {*CONTINUERS}:
         return False
     if stop != ".":
         return True
@@ -85,7 +87,7 @@ def _ends(word: str, first: bool, following: str) -> bool:
     if body in BEFORE_NUMBERS:
         return not following[:1].isdigit()
     if body in EITHER or INITIALS.fullmatch(body):
-        return re.split("[,'\u2019]", following, maxsplit=1)[0].lower() in STARTERS
+        return re.split(f"[{WORD_ENDS}]", following, maxsplit=1)[0].lower() in STARTERS
     return True
 
 
@@ -148,12 +150,12 @@ def _cut(sentence: str, start: int, end: int) -> int:
         if places := [match.end() for match in found if match.end() <= end]:
             return places[-1]
     place = end
-    while place > start + 1 and _joined(sentence[place - 1], sentence[place]):
+    while place > start + 1 and joined(sentence[place - 1], sentence[place]):
         place -= 1
-    return end if _joined(sentence[place - 1], sentence[place]) else place
+    return end if joined(sentence[place - 1], sentence[place]) else place
 
 
-def _joined(left: str, right: str) -> bool:
+def joined(left: str, right: str) -> bool:
     """Whether two characters are seen as one: a letter and its accent, the parts of an emoji."""
     skin = "\U0001f3fb" <= right <= "\U0001f3ff"
     return skin or "\u200d" in (left, right) or unicodedata.category(right)[0] == "M"

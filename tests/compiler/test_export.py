@@ -34,7 +34,7 @@ from minitx.weights.names import open_model
 DATA = Path(__file__).parents[1] / "data"
 NOT_WEIGHTS, VERSION, OTHER, TRUNCATED, DAMAGED = 3, 4, 5, 6, 7
 LIMITS, WORKSPACE, OPTIONS, TOKEN, LONG, OUTPUT, STOPPED = 9, 10, 11, 12, 13, 14, 16
-FIXED = ["alone", "file", "main", "normalizer", "open", "segment", "translate", "tokenizer", "runtime/search"]
+FIXED = ["alone", "main", *package.FIXED, "runtime/search"]
 SMALL = [("post", "int8", "clang"), ("post", "int8", "gcc"), ("ssru", "none", "clang"), ("odd", "none", "clang")]
 Piece = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)
 
@@ -44,7 +44,10 @@ class Limits(ctypes.Structure):
 
 
 class Options(ctypes.Structure):
-    _fields_ = (("beam", ctypes.c_int), ("maximum", ctypes.c_int), ("piece", Piece), ("user", ctypes.c_void_p))
+    _fields_ = (
+        *(("beam", ctypes.c_int), ("maximum", ctypes.c_int), ("piece", Piece), ("user", ctypes.c_void_p)),
+        *(("minimum", ctypes.c_int), ("no_split", ctypes.c_int)),
+    )
 
 
 def compiler(name: str) -> str:
@@ -169,10 +172,20 @@ def test_text_is_that_of_minitx(folder) -> None:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0 and done.stdout.splitlines() == theirs(texts, split=False, beam=beam)
+        assert done.returncode == 0 and done.stdout.splitlines() == theirs(texts, beam=beam)
     arguments = [out / "en-pt", "How are you today?", "", "The cat.\nThe dog."]
     expected = "Como você está hoje?\n\nO gato.\nO cão.\n"
     assert subprocess.run(arguments, capture_output=True, text=True).stdout == expected
+    together = [" ".join(texts[:20]), "\n\n".join(texts[20:30]), " ".join(texts).replace(".", "")]
+    best = {"n_best": 3, "min_length": 9}
+    for options, given, asked in [
+        (["--beam", "1"], together, {"beam": 1}),
+        (["--no-split"], texts[:9], {"split": False}),
+        (["--n-best", "3", "--min-length", "9", "--scores"], together[:2], best),
+    ]:
+        done = subprocess.run([out / "en-pt", *options, *given], capture_output=True, text=True)
+        found = [t for ranked in theirs.translate(given, **asked) for t in ranked]
+        assert done.stdout == "".join(f"{t.score:.4f}\t" * (asked is best) + f"{t.text}\n" for t in found)
     model = Opened(out / "liben-pt.so", out / "en-pt.weights", "en_pt", source=128, target=128, beam=1)
     needed = ctypes.c_size_t()
     weights = (out / "en-pt.weights").read_bytes()
@@ -254,7 +267,7 @@ def test_what_is_out_of_range_is_refused(folder) -> None:
     ]:
         assert model.generate(source, **options) == [] and model.error == error
     assert len(model.generate([1, 0], maximum=3)) <= 3 and model.error == 0
-    model.translate(b"a" * 9)
+    model.translate(b"a" * 9, no_split=1)
     assert model.error == LONG
     for limits in ({"source": 65}, {"target": -1}, {"beam": 65}, {"threads": 65}):
         assert tiny(out, **limits).error == LIMITS

@@ -41,10 +41,12 @@ enum {
     MINITX_WORKSPACE,   /* the workspace is too small, or not at a multiple of 64 */
     MINITX_OPTIONS,     /* options out of range, or a beam above the limits */
     MINITX_TOKEN,       /* a token that is not in the vocabulary */
-    MINITX_LONG,        /* a sentence is longer than the limits */
+    MINITX_LONG,        /* a sentence or a translation is longer than the limits */
     MINITX_OUTPUT,      /* the output is longer than its buffer: the size that it needs was given */
     MINITX_NAN,         /* the model gives no numbers: its weights are damaged */
     MINITX_STOPPED,     /* the callback said so */
+    MINITX_NONE,        /* a hypothesis that there is not: there are fewer */
+    MINITX_BEGIN,       /* a step of a search that was not begun, or after something else was translated */
     MINITX_ERRORS
 };
 
@@ -52,6 +54,8 @@ enum {
 MINITX_API const char *minitx_message(int error);
 
 typedef struct minitx_model minitx_model;
+
+enum { MINITX_MAX_BEAM = 64 }; /* of any limits */
 
 /* The longest source and target of one sentence, in tokens, and the most hypotheses of a beam. 0 stands for the
  * default: the model's longest (MODEL_LONGEST), and 4 or the model's own beam. Threads: 1 to MODEL_THREADS, 0 is 1. */
@@ -78,6 +82,15 @@ MINITX_API void minitx_close(minitx_model *model);
 /* The instruction set that this processor runs: which of those that are compiled in. */
 MINITX_API const char *minitx_set(const minitx_model *model);
 
+/* What a model is and was opened with. */
+typedef struct {
+    minitx_limits limits;                      /* with the defaults in place */
+    int source_vocabulary, target_vocabulary;  /* tokens */
+    int32_t start, end; /* the tokens that a translation begins with, -1 for none, and that ends it and a source */
+    int beam;           /* the model's own */
+} minitx_facts;
+MINITX_API void minitx_about(const minitx_model *model, minitx_facts *facts);
+
 /* How a sentence is searched; zeros stand for the model's own. */
 typedef struct {
     int beam;    /* hypotheses that are kept at a time; 1 is greedy search */
@@ -85,13 +98,31 @@ typedef struct {
     int (*piece)(void *user, const char *text, size_t bytes); /* of greedy search is told each piece of a text as it is
                                                                found; anything but 0 stops */
     void *user;
+    int minimum;  /* tokens of a translation before which it does not end */
+    int no_split; /* each line is translated as one sentence, and one that is longer than the limits is an error */
 } minitx_options;
 
-/* The translation of a UTF-8 text of so many bytes, with a NUL behind it; NULL stands for the default options. Each line
- * is translated as one sentence, and line ends stay. `needed`, which may be NULL, is given the bytes of the translation
- * with the NUL, also where `out` is too small: then it holds nothing that counts. What is not UTF-8 is read as U+FFFD. */
+/* The translation of a UTF-8 text of so many bytes, with a NUL behind it; NULL stands for the default options. The text
+ * is translated sentence by sentence, and white space between them stays; a sentence that is longer than the limits is
+ * cut, best after a clause. `needed`, which may be NULL, is given the bytes of the translation with the NUL, also where
+ * `out` is too small: then it holds nothing that counts. What is not UTF-8 is read as U+FFFD. */
 MINITX_API int minitx_translate(minitx_model *model, const char *text, size_t bytes, const minitx_options *options,
                                 char *out, size_t capacity, size_t *needed);
+
+/* A translation, with a NUL behind it, and its score: the sum over its sentences of the log-probability over the length
+ * penalty. */
+typedef struct {
+    const char *text;
+    size_t bytes;
+    double score;
+} minitx_translation;
+
+/* The `best` best translations, best first, one behind another in `out`. `translations` has room for so many; there may
+ * be fewer, and `found` is given how many. The n-th is made of the n-th hypotheses of the sentences. A beam below `best`
+ * becomes `best`. No callback is called. */
+MINITX_API int minitx_translate_best(minitx_model *model, const char *text, size_t bytes, const minitx_options *options,
+                                     int best, char *out, size_t capacity, size_t *needed,
+                                     minitx_translation *translations, int *found);
 
 /* How many U+FFFD stand for what of a text is not UTF-8. */
 MINITX_API size_t minitx_replaced(const char *text, size_t bytes);
@@ -100,6 +131,21 @@ MINITX_API size_t minitx_replaced(const char *text, size_t bytes);
  * may be NULL. `needed` is the number of its tokens. No callback is called. */
 MINITX_API int minitx_generate(minitx_model *model, const int32_t *source, int count, const minitx_options *options,
                                int32_t *target, int capacity, int *needed, double *score);
+
+/* The same of a hypothesis of the last minitx_generate, from 0 for the best: there are no more than the beam, and none
+ * after another call that searches or steps. */
+MINITX_API int minitx_hypothesis(minitx_model *model, int rank, int32_t *target, int capacity, int *needed,
+                                 double *score);
+
+/* For a search of one's own, step by step. minitx_begin reads the source tokens, the end included and at least one, and
+ * there is one row, a hypothesis without tokens. minitx_step feeds each row its next token, at first `start` of
+ * minitx_facts, and gives the `top` likeliest tokens behind it, best first, and their log-probabilities: top for the
+ * first row, then for the second, and so on; `top` is 80 at most, and no more than the vocabulary. minitx_reorder makes
+ * row i the old row rows[i], of which there may be more than before, up to the beam of the limits, or fewer. A row has no
+ * more steps than the target of the limits. */
+MINITX_API int minitx_begin(minitx_model *model, const int32_t *source, int count);
+MINITX_API int minitx_step(minitx_model *model, const int32_t *tokens, int top, int32_t *ids, float *scores);
+MINITX_API int minitx_reorder(minitx_model *model, const int32_t *rows, int count);
 
 /* The source tokens of one sentence, the end included, of which no more than `capacity` are written. */
 MINITX_API int minitx_encode(minitx_model *model, const char *text, size_t bytes, int32_t *ids, int capacity,

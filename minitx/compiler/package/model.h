@@ -26,6 +26,7 @@ enum {
 };
 enum { MAX_AREAS = 1024 };
 
+enum { ENCODE, STEP }; /* the functions of the model */
 typedef struct {
     uint64_t fingerprint, weight_bytes;
     int source_vocabulary, target_vocabulary, longest, threads; /* threads: at most */
@@ -65,6 +66,9 @@ struct minitx_model {
     size_t scratch_stride, room_bytes;
     int32_t *found; /* tokens of a hypothesis */
     int32_t sizes[8];
+    int searched;       /* hypotheses that the last search found; 0: none since */
+    Step step;          /* of steps that the application takes; `rows` is 0 where it takes none */
+    int rows, position;
     void *memory, *map; /* what minitx_close gives back */
     size_t map_bytes;
 };
@@ -83,5 +87,25 @@ size_t minitx_arrange(minitx_model *model, uint8_t *workspace);
 
 /* Starts an arranged model in its workspace. */
 minitx_model *minitx_start(const minitx_model *model, void *workspace);
+
+/* A sentence that is searched, and how it is told of. */
+typedef struct {
+    Options options;
+    Limits limits;
+    int (*token)(void *told, const int32_t *tokens, int count); /* of greedy search, may be NULL */
+    void *told;
+} Request;
+
+/* What the options ask for, for the `best` hypotheses of a source of so many tokens. */
+int minitx_request(const minitx_model *model, const minitx_options *options, int best, int count, Request *request);
+
+/* Checks source tokens and puts them into SOURCE_TOKENS. */
+int minitx_take_source(minitx_model *model, const int32_t *source, int count);
+
+/* Runs the encoder over the tokens in SOURCE_TOKENS; what a search of so many rows then steps with. */
+Step minitx_run_encoder(minitx_model *model, int count, int rows);
+
+/* Searches for hypotheses of the tokens in SOURCE_TOKENS, which minitx_hypothesis then gives. */
+int minitx_search(minitx_model *model, int count, const Request *request);
 
 #endif

@@ -5,6 +5,7 @@
 #include "kernels/sizes.h"
 #include "model.h"
 
+_Static_assert((int)MINITX_MAX_BEAM == (int)MAX_BEAM, "the interface and the search have the same limit");
 enum { LINE = 64, PANEL = 16, DEFAULT_BEAM = 4, BYTES_OF_TOKEN = 16 };
 
 /* The sum of words, each times 2 * its index + 1. */
@@ -198,3 +199,9 @@ int minitx_open_in(minitx_model **model, const void *weights, size_t bytes, cons
 }
 
 const char *minitx_set(const minitx_model *model) { return model->set->name; }
+
+void minitx_about(const minitx_model *m, minitx_facts *facts) {
+    const Description *d = &minitx_description;
+    *facts = (minitx_facts){m->limits, d->source_vocabulary, d->target_vocabulary, m->head->start, m->head->end,
+                            m->head->beam};
+}

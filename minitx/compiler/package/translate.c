@@ -1,10 +1,8 @@
-/* Text to text and ids to ids with an open model, one sentence at a time: minitx/model.py in C. */
+/* Text to text with an open model, one sentence at a time: minitx/model.py in C. */
 #include <string.h>
 
-#include "kernels/sizes.h"
 #include "model.h"
-
-enum { ENCODE, STEP };
+#include "split.h"
 
 static const char *const MESSAGES[MINITX_ERRORS] = {
     [MINITX_OK] = "all is well",
@@ -20,10 +18,12 @@ static const char *const MESSAGES[MINITX_ERRORS] = {
     [MINITX_WORKSPACE] = "the workspace is too small or not at a multiple of 64; ask for the size that is needed",
     [MINITX_OPTIONS] = "the options are out of range, or above the limits that the model was opened with",
     [MINITX_TOKEN] = "a token is not in the vocabulary",
-    [MINITX_LONG] = "a sentence is too long; split it, or open the model with greater limits",
+    [MINITX_LONG] = "a sentence or its translation is too long; let it be split, or open the model with greater limits",
     [MINITX_OUTPUT] = "the output is longer than its buffer; give the size that is needed",
     [MINITX_NAN] = "the model gives no numbers; its weights are damaged, export it again",
     [MINITX_STOPPED] = "stopped by the callback",
+    [MINITX_NONE] = "there are not so many hypotheses; ask for a lower one, or search with a greater beam",
+    [MINITX_BEGIN] = "no search was begun; call minitx_begin first",
 };
 
 const char *minitx_message(int error) {
@@ -31,119 +31,6 @@ const char *minitx_message(int error) {
 }
 
 size_t minitx_replaced(const char *text, size_t bytes) { return tokenizer_replaced(text, bytes); }
-
-static int run(minitx_model *m, int function, void *const *buffers, const int32_t *sizes) {
-    Run run = {m->weights, m->arena, m->scratch, m->scratch_stride, buffers, sizes, 0, m->team, NULL};
-    team_run(m->team, m->set->functions[function], &run);
-    return 0;
-}
-
-static int run_step(void *model, void *const *buffers, const int32_t *sizes) {
-    return run((minitx_model *)model, STEP, buffers, sizes);
-}
-
-/* Marks a token, unless it is; how many more are marked now. Bits as kernels/shortlist.h has them. */
-static int mark(uint16_t *marks, uint32_t token) {
-    const uint16_t bit = (uint16_t)(1u << token % 16);
-    const int fresh = !(marks[token / 16] & bit);
-    marks[token / 16] |= bit;
-    return fresh;
-}
-
-/* Notes which target tokens the shortlist allows the source: `choose` of minitx/engines/native.py. */
-static void allow(minitx_model *m, int count) {
-    const int vocabulary = minitx_description.target_vocabulary;
-    const int32_t *source = (const int32_t *)m->areas[SOURCE_TOKENS];
-    uint16_t *marks = (uint16_t *)m->areas[ALLOWED];
-    if (!m->starts) return;
-    memset(marks, 0, (size_t)rounded(vocabulary, 16) / 8);
-    int marked = mark(marks, (uint32_t)m->head->end);
-    for (int32_t i = 0; i < m->head->always; i++) marked += mark(marks, (uint32_t)i);
-    for (int i = 0; i < count; i++)
-        for (uint32_t at = m->starts[source[i]]; at < m->starts[source[i] + 1]; at++)
-            marked += mark(marks, shortlist_id(m, at));
-    if (marked > vocabulary / 2) {
-        m->sizes[MASKED] = marked < vocabulary;
-        return;
-    }
-    int32_t *candidates = (int32_t *)m->areas[CANDIDATES];
-    for (int32_t id = 0; id < vocabulary; id++)
-        if (marks[id / 16] >> id % 16 & 1) candidates[m->sizes[CHOSEN]++] = id;
-}
-
-/* Runs the encoder over the tokens in SOURCE_TOKENS. */
-static void encode(minitx_model *m, int count) {
-    int32_t *positions = (int32_t *)m->areas[POSITIONS], *starts = (int32_t *)m->areas[STARTS];
-    for (int i = 0; i < count; i++) positions[i] = i;
-    starts[0] = 0;
-    starts[1] = count;
-    memset(m->sizes, 0, sizeof m->sizes);
-    m->sizes[ROWS] = m->sizes[LONGEST] = count;
-    m->sizes[SENTENCES] = m->sizes[TOP] = 1;
-    allow(m, count);
-    const int masked = m->sizes[MASKED];
-    m->sizes[MASKED] = 0;
-    run(m, ENCODE, m->buffers[ENCODE], m->sizes);
-    m->sizes[MASKED] = masked;
-}
-
-/* A sentence that is searched, and how it is told of. */
-typedef struct {
-    Options options;
-    Limits limits;
-    int (*token)(void *told, const int32_t *tokens, int count); /* of greedy search, may be NULL */
-    void *told;
-} Request;
-
-static int smaller(int a, int b) { return a < b ? a : b; }
-
-/* What the options ask for, for a source of so many tokens. */
-static int request(const minitx_model *m, const minitx_options *given, int count, Request *r) {
-    const Head *h = m->head;
-    const minitx_options o = given ? *given : (minitx_options){0, 0, NULL, NULL};
-    const double most = h->length_factor * count;
-    int maximum = most < 1 ? 1 : most < m->limits.target ? (int)most : m->limits.target;
-    if (o.maximum) maximum = smaller(o.maximum, m->limits.target);
-    *r = (Request){{h->start, h->end, o.beam ? o.beam : h->beam, h->penalty, h->alpha}, {0, maximum}, NULL, NULL};
-    return o.maximum < 0 || r->options.beam < 1 || r->options.beam > m->limits.beam ? MINITX_OPTIONS : MINITX_OK;
-}
-
-/* The best hypothesis of the tokens in SOURCE_TOKENS, in `found`: its tokens, or minus an error. */
-static int search(minitx_model *m, int count, const Request *r, double *score) {
-    encode(m, count);
-    m->sizes[CAPACITY] = r->options.beam;
-    const Step step = {run_step, m, &minitx_layout, m->buffers[STEP], m->sizes};
-    Search *s = search_start(m->search, &step, &r->options, &r->limits);
-    const int32_t *last = (const int32_t *)m->areas[TARGET_TOKENS];
-    int status, length = 0;
-    while ((status = search_step(s)) == SEARCH_GOES_ON) {
-        m->found[length++] = last[0];
-        if (r->token && r->options.beam == 1 && r->token(r->told, m->found, length)) return -MINITX_STOPPED;
-    }
-    if (status) return -MINITX_NAN;
-    length = search_hypothesis(s, 0, 0, m->found, score);
-    return length < 0 ? -MINITX_NAN : length;
-}
-
-int minitx_generate(minitx_model *m, const int32_t *source, int count, const minitx_options *options, int32_t *target,
-                    int capacity, int *needed, double *score) {
-    Request r;
-    double own;
-    int failed = request(m, options, count, &r);
-    if (needed) *needed = 0;
-    if (failed) return failed;
-    if (count > m->limits.source) return MINITX_LONG;
-    for (int i = 0; i < count; i++)
-        if (source[i] < 0 || source[i] >= minitx_description.source_vocabulary) return MINITX_TOKEN;
-    if (count < 1) return MINITX_OK;
-    memcpy(m->areas[SOURCE_TOKENS], source, (size_t)count * sizeof *source);
-    const int length = search(m, count, &r, score ? score : &own);
-    if (length < 0) return -length;
-    if (needed) *needed = length;
-    if (length > capacity) return MINITX_OUTPUT;
-    if (length) memcpy(target, m->found, (size_t)length * sizeof *target);
-    return MINITX_OK;
-}
 
 /* The tokens of a sentence with the end, 0 for an empty one, of which no more than `capacity` are written; or minus an
  * error. */
@@ -161,27 +48,55 @@ int minitx_encode(minitx_model *m, const char *text, size_t bytes, int32_t *ids,
     return count < 0 ? -count : count > capacity ? MINITX_OUTPUT : MINITX_OK;
 }
 
-/* Where a text is written; `size` goes on counting where there is no more room. */
+/* Where texts are written, one behind another. `sizes` go on counting where there is no more room. */
 typedef struct {
     minitx_model *model;
     const minitx_options *options;
+    const char *text;
     char *out;
-    size_t size, capacity;
-    size_t shown; /* of the sentence under way: bytes that the callback was told */
+    size_t size, capacity; /* of all texts so far */
+    size_t sizes[MAX_BEAM];
+    double scores[MAX_BEAM];
+    int best, texts;                /* how many are wanted at most, how many there are so far */
+    size_t shown;                   /* of the sentence under way: bytes that the callback was told */
+    size_t tokenized, tokenized_to; /* whose tokens are in SOURCE_TOKENS */
+    int tokens;                     /* how many they are, or minus an error */
 } Writer;
+
+/* Makes room for bytes at the end of a text, and gives their place; NULL where there is no more room, or for none. */
+static char *extend(Writer *w, int text, size_t bytes) {
+    size_t at = 0;
+    for (int i = 0; i <= text; i++) at += w->sizes[i];
+    const int fits = bytes && w->size <= w->capacity && bytes <= w->capacity - w->size;
+    if (fits) memmove(w->out + at + bytes, w->out + at, w->size - at);
+    w->sizes[text] += bytes;
+    w->size += bytes;
+    return fits ? w->out + at : NULL;
+}
+
+/* From now on there are so many texts: what is new begins as the last one is. */
+static void fork(Writer *w, int texts) {
+    for (; w->texts < texts; w->texts++) {
+        const int last = w->texts - 1;
+        const size_t bytes = w->sizes[last], from = w->size - bytes;
+        w->sizes[w->texts] = 0;
+        w->scores[w->texts] = w->scores[last];
+        char *to = extend(w, w->texts, bytes);
+        if (to) memcpy(to, w->out + from, bytes);
+    }
+}
 
 static int decode(const minitx_model *m, const int32_t *ids, int count, char *out, size_t size, size_t capacity) {
     return tokenizer_decode(&m->target, ids, count, size < capacity ? out + size : NULL,
                             size < capacity ? capacity - size : 0);
 }
 
-/* Tells the callback what of a sentence of so many bytes it was not told. */
-static int show(Writer *w, size_t bytes) {
-    if (!w->options || !w->options->piece || w->size + bytes > w->capacity || bytes <= w->shown) return 0;
-    const char *from = w->out + w->size + w->shown;
-    const size_t fresh = bytes - w->shown;
+/* Tells the callback what it was not told of so many bytes from a place on. */
+static int show(Writer *w, size_t from, size_t bytes) {
+    if (!w->options || !w->options->piece || w->best > 1 || from + bytes > w->capacity || bytes <= w->shown) return 0;
+    const size_t shown = w->shown;
     w->shown = bytes;
-    return w->options->piece(w->options->user, from, fresh);
+    return w->options->piece(w->options->user, w->out + from + shown, bytes - shown);
 }
 
 /* Shows the tokens so far, unless they end in the middle of a character. */
@@ -190,57 +105,136 @@ static int show_tokens(void *told, const int32_t *tokens, int count) {
     const int bytes = decode(w->model, tokens, count, w->out, w->size, w->capacity);
     if (bytes < 0 || w->size + (size_t)bytes > w->capacity) return 0;
     const int broken = bytes >= 3 && !memcmp(w->out + w->size + bytes - 3, "\xEF\xBF\xBD", 3);
-    return broken ? 0 : show(w, (size_t)bytes);
+    return broken ? 0 : show(w, w->size, (size_t)bytes);
 }
 
-/* Writes the translation of one sentence. */
-static int translate_sentence(Writer *w, const char *text, size_t bytes) {
+/* Writes the hypotheses of a sentence, each at the end of its text. */
+static int write_hypotheses(Writer *w) {
     minitx_model *m = w->model;
-    Request r;
-    double score;
-    const int count = tokenize(m, text, bytes, (int32_t *)m->areas[SOURCE_TOKENS], m->limits.source);
-    if (count < 0 || count > m->limits.source) return count < 0 ? -count : MINITX_LONG;
-    int failed = request(m, w->options, count, &r);
-    if (failed || !count) return failed;
-    w->shown = 0;
-    if (w->options && w->options->piece) {
-        r.token = show_tokens;
-        r.told = w;
+    const int count = m->searched;
+    int length = 0;
+    double score = 0;
+    fork(w, count < w->best ? count : w->best);
+    for (int i = 0; i < w->texts; i++) {
+        if (i < count) minitx_hypothesis(m, i, NULL, 0, &length, &score);
+        const int bytes = decode(m, m->found, length, w->out, w->size, w->best > 1 ? 0 : w->capacity);
+        if (bytes < 0) return MINITX_TOKEN;
+        if (show(w, w->size, (size_t)bytes)) return MINITX_STOPPED;
+        char *to = extend(w, i, (size_t)bytes);
+        if (to && w->best > 1) decode(m, m->found, length, to, 0, (size_t)bytes);
+        w->scores[i] += score;
     }
-    const int length = search(m, count, &r, &score);
-    if (length < 0) return -length;
-    const int written = decode(m, m->found, length, w->out, w->size, w->capacity);
-    if (written < 0) return MINITX_TOKEN;
-    if (show(w, (size_t)written)) return MINITX_STOPPED;
-    w->size += (size_t)written;
     return MINITX_OK;
 }
 
-/* Writes what stands between sentences. */
-static int copy(Writer *w, const char *text, size_t bytes) {
-    if (bytes && w->size + bytes <= w->capacity) memcpy(w->out + w->size, text, bytes);
+/* Writes white space behind every text. */
+static int write_space(Writer *w, const char *space, size_t bytes) {
+    for (int i = 0; i < w->texts; i++) {
+        char *to = extend(w, i, bytes);
+        if (to) memcpy(to, space, bytes);
+    }
     w->shown = 0;
-    const int stopped = show(w, bytes);
-    w->size += bytes;
-    return stopped ? MINITX_STOPPED : MINITX_OK;
+    return show(w, w->size - bytes, bytes) ? MINITX_STOPPED : MINITX_OK;
+}
+
+static int fits(void *asked, size_t start, size_t end) {
+    Writer *w = (Writer *)asked;
+    minitx_model *m = w->model;
+    w->tokens = tokenize(m, w->text + start, end - start, (int32_t *)m->areas[SOURCE_TOKENS], m->limits.source);
+    w->tokenized = start;
+    w->tokenized_to = end;
+    return w->tokens >= 0 && w->tokens <= m->limits.source;
+}
+
+/* Writes the translation of a part of the text, and the white space behind it. */
+static int translate_part(Writer *w, Part part) {
+    Request r;
+    if (w->tokenized != part.start || w->tokenized_to != part.end) fits(w, part.start, part.end);
+    if (w->tokens < 0 || w->tokens > w->model->limits.source) return w->tokens < 0 ? -w->tokens : MINITX_LONG;
+    int failed = minitx_request(w->model, w->options, w->best, w->tokens, &r);
+    if (!failed && w->tokens) {
+        if (w->options && w->options->piece && w->best == 1) r.token = show_tokens;
+        r.told = w;
+        w->shown = 0;
+        failed = minitx_search(w->model, w->tokens, &r);
+        if (!failed) failed = write_hypotheses(w);
+    }
+    return failed ? failed : write_space(w, w->text + part.end, part.after - part.end);
+}
+
+/* Writes the translation of a sentence, in parts where it is too long. */
+static int translate_sentence(Writer *w, Part sentence) {
+    size_t guess = SPLIT_GUESS;
+    for (size_t at = sentence.start; at < sentence.end;) {
+        Part part = split_part((const uint8_t *)w->text, at, sentence.end, &guess, fits, w);
+        at = part.after;
+        if (at == sentence.end) part.after = sentence.after;
+        const int failed = translate_part(w, part);
+        if (failed) return failed;
+    }
+    return sentence.start < sentence.end ? MINITX_OK : translate_part(w, sentence);
+}
+
+static int translate_lines(Writer *w, size_t bytes) {
+    for (size_t at = 0; at < bytes;) {
+        const char *end = (const char *)memchr(w->text + at, '\n', bytes - at);
+        const size_t stop = end ? (size_t)(end - w->text) : bytes;
+        const int failed = translate_part(w, (Part){at, stop, stop + (end != NULL)});
+        if (failed) return failed;
+        at = stop + (end != NULL);
+    }
+    return MINITX_OK;
+}
+
+static int translate_sentences(Writer *w, size_t bytes) {
+    Sentences sentences = {.text = (const uint8_t *)w->text, .bytes = bytes};
+    Part sentence;
+    while (split_sentence(&sentences, &sentence)) {
+        const int failed = translate_sentence(w, sentence);
+        if (failed) return failed;
+    }
+    return MINITX_OK;
+}
+
+/* Puts a NUL behind each text. */
+static int finish(Writer *w, size_t *needed) {
+    const size_t whole = w->size + (size_t)w->texts;
+    if (needed) *needed = whole;
+    if (whole > w->capacity) return MINITX_OUTPUT;
+    size_t at = w->size;
+    for (int i = w->texts - 1; i >= 0; i--) {
+        at -= w->sizes[i];
+        memmove(w->out + at + i, w->out + at, w->sizes[i]);
+        w->out[at + (size_t)i + w->sizes[i]] = '\0';
+    }
+    return MINITX_OK;
+}
+
+static int translate(Writer *w, size_t bytes, size_t *needed) {
+    const minitx_options *o = w->options;
+    Request r;
+    if (needed) *needed = 0;
+    int failed = minitx_request(w->model, o, w->best, 1, &r);
+    if (!failed) failed = o && o->no_split ? translate_lines(w, bytes) : translate_sentences(w, bytes);
+    return failed ? failed : finish(w, needed);
 }
 
 int minitx_translate(minitx_model *m, const char *text, size_t bytes, const minitx_options *options, char *out,
                      size_t capacity, size_t *needed) {
-    Writer w = {m, options, out, 0, capacity, 0};
-    if (needed) *needed = 0;
-    for (size_t at = 0; at < bytes;) {
-        const char *end = (const char *)memchr(text + at, '\n', bytes - at);
-        const size_t line = end ? (size_t)(end - text) - at : bytes - at;
-        int failed = translate_sentence(&w, text + at, line);
-        if (!failed && end) failed = copy(&w, "\n", 1);
-        if (failed) return failed;
-        at += line + (end != NULL);
+    Writer w = {m, options, text, out, .capacity = capacity, .best = 1, .texts = 1, .tokenized = SIZE_MAX};
+    return translate(&w, bytes, needed);
+}
+
+int minitx_translate_best(minitx_model *m, const char *text, size_t bytes, const minitx_options *options, int best,
+                          char *out, size_t capacity, size_t *needed, minitx_translation *translations, int *found) {
+    Writer w = {m, options, text, out, .capacity = capacity, .best = best, .texts = 1, .tokenized = SIZE_MAX};
+    const int failed = translate(&w, bytes, needed);
+    *found = failed ? 0 : w.texts;
+    for (int i = 0; i < *found; i++) {
+        translations[i] = (minitx_translation){out, w.sizes[i], w.scores[i]};
+        out += w.sizes[i] + 1;
     }
-    if (needed) *needed = w.size + 1;
-    if (w.size >= capacity) return MINITX_OUTPUT;
-    out[w.size] = '\0';
-    return MINITX_OK;
+    return failed;
 }
 
 int minitx_decode(const minitx_model *m, const int32_t *ids, int count, char *out, size_t capacity, size_t *needed) {

@@ -31,6 +31,56 @@ struct Search {
     Link *links;         /* (length,sentences,beam) */
 };
 
+/* ---- steps ---- */
+
+/* Element i of an array becomes the old element rows[i]. */
+static inline void gather(uint8_t *array, size_t bytes, const int32_t *rows, int count, uint8_t *spare) {
+    for (int i = 0; i < count; i++)
+        if (rows[i] != i) memcpy(spare + (size_t)i * bytes, array + (size_t)rows[i] * bytes, bytes);
+    for (int i = 0; i < count; i++)
+        if (rows[i] != i) memcpy(array + (size_t)i * bytes, spare + (size_t)i * bytes, bytes);
+}
+
+void step_clear(const Step *step, int beam) {
+    const int rows = step->sizes[SENTENCES] * beam;
+    int32_t *sources = step->buffers[step->layout->sources];
+    for (int r = 0; r < rows; r++) sources[r] = r / beam;
+    for (const Cell *cell = step->layout->cells; cell->bytes; cell++)
+        memset(step->buffers[cell->buffer], 0, (size_t)rows * cell->bytes);
+}
+
+int step_run(const Step *step, int rows, int position, int top) {
+    step->sizes[ROWS] = rows;
+    step->sizes[POSITION] = position;
+    step->sizes[TOP] = top;
+    if (step->layout->slots >= 0) {
+        int32_t *slots = step->buffers[step->layout->slots];
+        slots += (size_t)position * (size_t)step->sizes[CAPACITY];
+        for (int r = 0; r < rows; r++) slots[r] = r;
+    }
+    const int failed = step->run(step->model, step->buffers, step->sizes);
+    if (failed) return failed;
+    const float *scores = step->buffers[step->layout->scores];
+    for (int i = 0; i < rows * top; i++)
+        if (isnan(scores[i])) return SEARCH_NAN;
+    return 0;
+}
+
+/* Caches stay in place: `slots` points there. */
+void step_reorder(const Step *step, int position, const int32_t *rows, int count, uint8_t *spare) {
+    const Layout *layout = step->layout;
+    void *const *buffers = step->buffers;
+    gather(buffers[layout->sources], sizeof(int32_t), rows, count, spare);
+    for (const Cell *cell = layout->cells; cell->bytes; cell++)
+        gather(buffers[cell->buffer], cell->bytes, rows, count, spare);
+    if (layout->slots < 0) return;
+    const size_t stride = (size_t)step->sizes[CAPACITY] * sizeof(int32_t);
+    uint8_t *slots = buffers[layout->slots];
+    for (int t = 0; t < position; t++, slots += stride) gather(slots, sizeof(int32_t), rows, count, spare);
+}
+
+/* ---- searches ---- */
+
 static double power(double n, double alpha) { return pow(n, alpha); }
 static double wu(double n, double alpha) { return pow((5.0 + n) / 6.0, alpha); }
 static double (*const PENALTIES[])(double, double) = {[PENALTY_POWER] = power, [PENALTY_WU] = wu};
@@ -70,18 +120,16 @@ Search *search_start(void *memory, const Step *step, const Options *options, con
     s->rows = take(&at, rows * sizeof *s->rows);
     s->spare = take(&at, rows * widest(step->layout));
     s->links = (Link *)at;
-    int32_t *tokens = step->buffers[step->layout->tokens], *sources = step->buffers[step->layout->sources];
+    int32_t *tokens = step->buffers[step->layout->tokens];
+    step_clear(step, beam);
     for (int i = 0; i < sentences; i++) {
         s->ends[i] = 0;
         s->active[i] = i;
         for (int r = i * beam; r < (i + 1) * beam; r++) {
             tokens[r] = options->start;
-            sources[r] = i;
             s->totals[r] = r == i * beam ? 0 : -INFINITY; /* all start alike: only one may go on */
         }
     }
-    for (const Cell *cell = step->layout->cells; cell->bytes; cell++)
-        memset(step->buffers[cell->buffer], 0, rows * cell->bytes);
     return s;
 }
 
@@ -158,27 +206,6 @@ static int advance_beams(Search *s, int sentence, const int32_t *ids, const floa
     return !done(s, sentence);
 }
 
-/* Element i of an array becomes the old element rows[i]. */
-static inline void gather(uint8_t *array, size_t bytes, const int32_t *rows, int count, uint8_t *spare) {
-    for (int i = 0; i < count; i++)
-        if (rows[i] != i) memcpy(spare + (size_t)i * bytes, array + (size_t)rows[i] * bytes, bytes);
-    for (int i = 0; i < count; i++)
-        if (rows[i] != i) memcpy(array + (size_t)i * bytes, spare + (size_t)i * bytes, bytes);
-}
-
-/* Row i becomes the old row rows[i]. Caches stay in place: `slots` points there. */
-static void reorder(Search *s, int count) {
-    const Layout *layout = s->step.layout;
-    void *const *buffers = s->step.buffers;
-    gather(buffers[layout->sources], sizeof(int32_t), s->rows, count, s->spare);
-    for (const Cell *cell = layout->cells; cell->bytes; cell++)
-        gather(buffers[cell->buffer], cell->bytes, s->rows, count, s->spare);
-    if (layout->slots < 0) return;
-    const size_t stride = (size_t)s->step.sizes[CAPACITY] * sizeof(int32_t);
-    uint8_t *slots = buffers[layout->slots];
-    for (int t = 0; t < s->position; t++, slots += stride) gather(slots, sizeof(int32_t), s->rows, count, s->spare);
-}
-
 /* The candidates that the next step has to give for each row. */
 static int candidates(const Search *s) {
     int wanted = s->options.beam + 1; /* the end, and one for every beam */
@@ -190,30 +217,10 @@ static int candidates(const Search *s) {
     return wanted < s->step.layout->vocabulary ? wanted : s->step.layout->vocabulary;
 }
 
-/* Runs the model for the hypotheses under way. */
-static int run(const Search *s) {
-    const Step *step = &s->step;
-    step->sizes[ROWS] = s->count * s->options.beam;
-    step->sizes[POSITION] = s->position;
-    step->sizes[TOP] = candidates(s);
-    if (step->layout->slots >= 0) {
-        int32_t *slots = step->buffers[step->layout->slots];
-        slots += (size_t)s->position * (size_t)step->sizes[CAPACITY];
-        for (int r = 0; r < step->sizes[ROWS]; r++) slots[r] = r;
-    }
-    const int failed = step->run(step->model, step->buffers, step->sizes);
-    if (failed) return failed;
-    const float *scores = step->buffers[step->layout->scores];
-    for (int i = 0; i < step->sizes[ROWS] * step->sizes[TOP]; i++)
-        if (isnan(scores[i])) return SEARCH_NAN;
-    return 0;
-}
-
 int search_step(Search *s) {
     if (!s->count) return SEARCH_DONE;
-    const int failed = run(s);
+    const int beam = s->options.beam, failed = step_run(&s->step, s->count * beam, s->position, candidates(s));
     if (failed) return failed;
-    const int beam = s->options.beam;
     const Layout *layout = s->step.layout;
     const int32_t *ids = s->step.buffers[layout->ids];
     const float *scores = s->step.buffers[layout->scores];
@@ -231,7 +238,7 @@ int search_step(Search *s) {
     }
     s->count = going;
     s->position++;
-    reorder(s, going * beam);
+    step_reorder(&s->step, s->position, s->rows, going * beam, s->spare);
     return going ? SEARCH_GOES_ON : SEARCH_DONE;
 }
 

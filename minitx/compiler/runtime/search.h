@@ -23,8 +23,8 @@ typedef struct {
     int vocabulary;    /* of the target */
 } Layout;
 
-/* One step of a model, which gives the likeliest next tokens, best first. `sizes` is as in kernels/sizes.h; of it the
- * search sets ROWS, POSITION and TOP. CAPACITY has to be at least sentences * beam. */
+/* One step of a model, which gives the likeliest next tokens, best first. `sizes` is as in kernels/sizes.h; of it
+ * step_run sets ROWS, POSITION and TOP. CAPACITY has to be at least sentences * beam. */
 typedef struct {
     int (*run)(void *model, void *const *buffers, const int32_t *sizes); /* 0, or above 0 why it could not */
     void *model;
@@ -32,6 +32,19 @@ typedef struct {
     void *const *buffers;
     int32_t *sizes;
 } Step;
+
+enum { SEARCH_DONE = 0, SEARCH_GOES_ON = -1, SEARCH_NAN = -2 };
+
+/* Before the first step: `beam` rows for each sentence, those of a sentence together. */
+void step_clear(const Step *step, int beam);
+
+/* Feeds the tokens to so many rows and takes the `top` likeliest next ones of each. 0, SEARCH_NAN where the model gives
+ * NaN, or what `run` failed with. */
+int step_run(const Step *step, int rows, int position, int top);
+
+/* Row i becomes the old row rows[i], before the step at `position`. `spare` holds, for `count` rows, the largest cell and
+ * no less than an int32_t. */
+void step_reorder(const Step *step, int position, const int32_t *rows, int count, uint8_t *spare);
 
 enum { MAX_BEAM = 64 };
 enum { PENALTY_POWER, PENALTY_WU }; /* in the order of LENGTH_PENALTIES */
@@ -48,7 +61,6 @@ typedef struct {
 } Limits;
 
 typedef struct Search Search;
-enum { SEARCH_DONE = 0, SEARCH_GOES_ON = -1, SEARCH_NAN = -2 };
 
 /* Bytes of memory for a search of so many sentences, none longer than `length` tokens. */
 size_t search_bytes(const Layout *layout, int sentences, int beam, int length);

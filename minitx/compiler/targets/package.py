@@ -22,7 +22,7 @@ from ...errors import InputError
 from ...version import __version__
 from ...weights.checkpoint import Checkpoint
 from ...weights.shortlist import Shortlist
-from .. import build, entry, tokenizers
+from .. import build, characters, entry, tokenizers
 from ..packing import MAX_THREADS
 from ..plan import Function, Plan, plan
 from . import c
@@ -34,10 +34,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
 DEFAULT_BEAM = 4  # of package/open.c: what a model is opened with at least
 MAX_BEAM = 64  # of runtime/search.h
-FIXED = ("open", "file", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
-HEADERS = ("model.h", "tokenizer.h", "tables.h")
+FIXED = (  # sources of package/
+    *("open", "file", "translate", "generate", "steps", "split"),
+    *("tokenizer", "normalizer", "segment"),
+)
+HEADERS = ("model.h", "tokenizer.h", "tables.h", "split.h")
 RENAMED = (  # what the other sources export
     *(f"search_{name}" for name in ("bytes", "start", "step", "hypothesis")),
+    *(f"step_{name}" for name in ("clear", "run", "reorder")),
+    *("split_sentence", "split_part", "SPLIT_GUESS"),
     *(f"team_{name}" for name in ("bytes", "start", "size", "stop", "run", "wait")),
     *(f"tokenizer_{name}" for name in ("open", "workspace", "encode", "replaced", "decode")),
     *(f"tokenizer_{name}" for name in ("character", "repair", "normalize", "piece")),
@@ -169,6 +174,7 @@ def sources(planned: Plan, name: str, threads: int) -> dict[str, str]:
     shared.append(entry.HERE / "runtime/search.c")
     texts |= {f"src/{file.parent.name}/{file.name}": read(file) for file in sorted(shared)}
     texts |= {f"src/sets_{machine}.c": c.sets(planned, supported) for machine, supported in machines().items()}
+    texts["src/characters.h"] = characters.header()
     texts["src/functions.c"] = c.functions(planned)
     texts["src/model.c"] = description(planned, name, threads)
     texts["Makefile"] = read(entry.HERE / "package/Makefile.in")
@@ -203,7 +209,7 @@ def identifier(name: str) -> str:
 def renames(prefix: str) -> str:
     """Renames what the sources export beside what already has the model's name."""
     sets = [f"{part}_{name}" for rows in machines().values() for name in rows for part in ("functions", "scratch")]
-    return "".join(f"#define {name} {prefix}_{name}\n" for name in (*RENAMED, *sets))
+    return "#define UNTIMED\n" + "".join(f"#define {name} {prefix}_{name}\n" for name in (*RENAMED, *sets))
 
 
 def fingerprint(planned: Plan, name: str) -> int:

@@ -138,7 +138,8 @@ class Model:
     """An open model; `load` gives one. `with` closes it in the end.
 
     Options of the calls below: `beam` is the number of hypotheses that are kept at a time (1 is greedy search; by
-    default the model's), `max_length` the longest translation of a sentence, in tokens.
+    default the model's), `min_length` and `max_length` the shortest and longest translation of a sentence, in tokens. A
+    text is translated sentence by sentence, unless `split` is False.
     """
 
     def __init__(self, weights: str | os.PathLike[str], threads: int):
@@ -202,15 +203,35 @@ class Model:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str
-        self, text: str, *, beam: int | None = None, max_length: int | None = None
+        self,
+        text: str,
+        *,
+        split: bool = True,
+        beam: int | None = None,
+        min_length: int = 0,
+        max_length: int | None = None,
     ) -> str: ...
     @overload
-    def __call__(self, text: Sequence[str], *, beam: int | None = None, max_length: int | None = None) -> list[str]: ...
     def __call__(
-        self, text: str | Sequence[str], *, beam: int | None = None, max_length: int | None = None
+        self,
+        text: Sequence[str],
+        *,
+        split: bool = True,
+        beam: int | None = None,
+        min_length: int = 0,
+        max_length: int | None = None,
+    ) -> list[str]: ...
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        *,
+        split: bool = True,
+        beam: int | None = None,
+        min_length: int = 0,
+        max_length: int | None = None,
     ) -> str | list[str]:
         """The translation of one text, or of each of a list."""
-        options = _options(beam, max_length)
+        options = _options(beam, max_length, min_length, split)
         if isinstance(text, str):
             return self._translate(text, options)
         return [self._translate(each, options) for each in text]
@@ -229,13 +250,18 @@ class Model:
         return ctypes.string_at(out, needed.value - 1).decode(errors="replace")
 
     def generate(
-        self, tokens: Iterable[Iterable[int]], *, beam: int | None = None, max_length: int | None = None
+        self,
+        tokens: Iterable[Iterable[int]],
+        *,
+        beam: int | None = None,
+        min_length: int = 0,
+        max_length: int | None = None,
     ) -> list[list[Hypothesis]]:
         """The best hypothesis of each sentence, in a list: source tokens, the end included, to target tokens.
 
         A sentence without tokens has none.
         """
-        options = _options(beam, max_length)
+        options = _options(beam, max_length, min_length)
         sources = [_ids(sentence, SOURCES, f"sentence {i}: ") for i, sentence in enumerate(tokens, 1)]
         return [self._generate(source, options, f"sentence {i}") for i, source in enumerate(sources, 1)]
 
@@ -337,8 +363,8 @@ def _count(name: str, value: int, most: int | None = None) -> int:
     return count
 
 
-def _options(beam: int | None, max_length: int | None) -> _Options:
-    options = _Options()
+def _options(beam: int | None, max_length: int | None, min_length: int = 0, split: bool = True) -> _Options:
+    options = _Options(minimum=max(0, min(operator.index(min_length), LONGEST)), no_split=int(not split))
     if beam is not None:
         options.beam = _count("beam", beam, MOST_BEAM)
     if max_length is not None:
