@@ -52,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker's start took: the seconds of its build, and the most bytes that it held before it."""
+    """What a worker's start took: seconds of the build, or of what the peer calls its `load`; bytes held before it."""
 
     seconds: float
     base: int
@@ -104,7 +104,7 @@ def serve(connection: Connection, build: Callable[..., Any], arguments: tuple[An
         base = most_memory()
         seconds, peer = clock(lambda: build(*arguments))
         gc.disable()
-        connection.send(Started(seconds, base))
+        connection.send(Started(getattr(peer, "load", seconds), base))
         while (asked := connection.recv()) is not None:
             measure, *rest = asked
             connection.send(measure(peer, *rest))
