@@ -106,11 +106,10 @@ def measure(args: argparse.Namespace, temporary: Path) -> int:
     from ..toolchain import cores
     from ..weights.names import open_model
 
-    status, busy = common.Status(), machine.busy().strip()
+    engines, status, busy = chosen_engines(args), common.Status(), machine.busy().strip()
     if busy:
         status.note(busy)
     threads = args.threads or cores()
-    engines = chosen_engines(args)
     stopped = False
     try:
         status(f"loading {args.model} ...")

@@ -233,7 +233,8 @@ class PackagePeer:
 
     def facts(self) -> dict[str, Any]:
         p = self.package
-        return {"weights": p.weights, "digest": p.digest, "emulator": Path(p.emulator).name, "threads": self.threads}
+        told = {"weights": p.weights, "digest": p.digest, "threads": self.threads, "base": 0}
+        return told | {"emulator": Path(p.emulator).name}
 
     def close(self) -> None:
         self.peak = self.memory()

@@ -80,7 +80,8 @@ def about(report: Report) -> str:
 
 LEGEND = (
     "step N: a step of greedy search, N sentences at once; encode N: the encoder for N tokens; first: from a source "
-    "to its first token in a new process; memory: the most that the process held beside what Python alone does; GB/s: "
+    "to its first token in a new process; memory: the most that the process held, beside what Python alone does; of a "
+    "package all of it; GB/s: "
     "weights, keys and values that a step reads, over its time, and their share of the machine's bandwidth, which is "
     "over 100% where they stay in the processor's caches.",
 )

@@ -33,9 +33,9 @@ class Case:
 class Row:
     """An engine. Seconds by what they are of, one a round; bytes; tokens by case; `error`: why it went no further.
 
-    `memory` is the most that its process held, beside the `base` that it held before anything was loaded. `digest`
-    tells the weights, for a package, whose precision is that of the row with the same. `agreement` is (the row that its
-    tokens are held against, sentences that differ, of how many).
+    `memory` is the most that its process held, `base` of it before anything was loaded: 0 where it is no Python.
+    `digest` tells the weights, for a package, whose precision is that of the row with the same. `agreement` is (the row
+    that its tokens are held against, sentences that differ, of how many).
     """
 
     name: str
@@ -155,7 +155,7 @@ class Session:
                 for fact, value in worker.measure(facts).items():
                     setattr(row, fact, value)
                 return
-            row.base = worker.started.base
+            row.base = worker.started.base if row.base is None else row.base
             row.seconds.setdefault(LOAD, []).append(worker.started.seconds)
             row.seconds.setdefault(FIRST, []).append(found.seconds[FIRST])
 
