@@ -21,9 +21,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from minitx.measuring import machine
 from minitx.toolchain import cores
 
-from . import measure, peers, plot, report, translate
+from . import peers, plot, report, translate
 from .cases import CASES, Bench, Row, say
 from .shapes import ALL, SHAPES
 
@@ -106,7 +107,7 @@ ENCODERS = [name for name, case in CASES.items() if case.what == "encoder"]
 
 
 def main() -> None:
-    args, busy = parse(), measure.busy()
+    args, busy = parse(), machine.busy()
     compared = engines(args.peer)
     if args.avx2:
         os.environ.update(peers.AVX2)
@@ -117,13 +118,13 @@ def main() -> None:
         folder = args.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         rounds = args.rounds or (3 if args.quick else 7)
-        bench = Bench(folder, compared, args.threads, rounds, args.quick, measure.bandwidth(args.threads))
+        bench = Bench(folder, compared, args.threads, rounds, args.quick, machine.bandwidth(args.threads))
         found = rows(bench, args)
         lines = plot.series(bench, (args.shape or ["base"])[0]) if args.plot else []
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     versions = report.versions(bench.engines)
-    machine = measure.machine() + ", held to AVX2" * args.avx2
-    about = report.About(machine, args.threads, bench.bandwidth, versions, command, busy)
+    described = machine.describe() + ", held to AVX2" * args.avx2
+    about = report.About(described, args.threads, bench.bandwidth, versions, command, busy)
     if args.plot:
         plot.draw(lines, args.plot, f"{about.machine}; {plot.PRECISION}")
     text = report.markdown(found, about)

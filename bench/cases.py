@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from minitx.measuring import machine, spread
+from minitx.measuring.turns import Tokens, Worker, WorkerError, by_turns, steps
 
 from . import measure, peers
 from .shapes import SHAPES, Shape, sentences, write
@@ -54,13 +56,11 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def median(self, engine: str) -> float:
-        return statistics.median(self.seconds[engine])
+        return spread.quartiles(self.seconds[engine])[1]
 
     def spread(self, engine: str) -> float:
         """Half of the range in which the middle half of the rounds lies, over the median."""
-        values = self.seconds[engine]
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        return (high - low) / 2 / self.median(engine)
+        return spread.spread(self.seconds[engine])
 
     def to_dict(self) -> dict[str, Any]:
         medians = {name: self.median(name) for name in self.seconds}
@@ -86,16 +86,17 @@ class Bench:
         return folder
 
     @contextmanager
-    def workers(self, shape: str, precisions: dict[str, str], threads: int) -> Iterator[dict[str, measure.Worker]]:
+    def workers(self, shape: str, precisions: dict[str, str], threads: int) -> Iterator[dict[str, Worker]]:
         """A process for each engine at its precision; one that does not start is left out, and a line says why."""
         folder, started = self.model(shape), {}
+        environment = peers.environment(threads, self.folder / "cache")
         try:
             for label, precision in precisions.items():
                 build = self.engines[label.split(" (")[0]]
                 say(f"{shape}, {precision}: starting {label} ...")
                 try:
-                    started[label] = measure.Worker(build, (folder, precision, threads), threads, self.folder / "cache")
-                except measure.PeerError as e:
+                    started[label] = Worker(build, (folder, precision, threads), threads, environment)
+                except WorkerError as e:
                     say(f"{label} is left out: {e}")
             yield started
         finally:
@@ -112,7 +113,7 @@ class Bench:
         with self.workers(shape, self.precisions(precision), self.threads) as workers:
             for name in names if workers else []:
                 say(f"{shape}, {precision}: {name} ...")
-                self.bandwidth = measure.bandwidth(self.threads)
+                self.bandwidth = machine.bandwidth(self.threads)
                 yield (file_row if name == "file" else step_row)(self, shape, precision, name, workers)
 
 
@@ -128,10 +129,10 @@ def limit(bench: Bench, shape: Shape, precision: str, case: Case) -> float:
     return shape.step_bytes(precision, case.count, case.beam, case.source, middle) / bench.bandwidth
 
 
-def step_row(bench: Bench, name: str, precision: str, case_name: str, workers: dict[str, measure.Worker]) -> Row:
+def step_row(bench: Bench, name: str, precision: str, case_name: str, workers: dict[str, Worker]) -> Row:
     case, shape = CASES[case_name], SHAPES[name]
     sources = sentences(shape, [case.source] * case.count)
-    samples = measure.by_turns(workers, bench.rounds, lambda _: ("steps", sources, case.target, case.beam))
+    samples = by_turns(workers, bench.rounds, lambda _: (steps, sources, case.target, case.beam))
     seconds = {engine: [s.seconds[case.what] for s in found] for engine, found in samples.items()}
     tokens = {engine: found[-1].tokens for engine, found in samples.items()}
     notes = check(tokens, [case.target + 1] * case.count, precision)
@@ -139,7 +140,7 @@ def step_row(bench: Bench, name: str, precision: str, case_name: str, workers: d
     return Row(name, precision, case_name, case.label, bench.threads, seconds, bound, notes)
 
 
-def file_row(bench: Bench, name: str, precision: str, case_name: str, workers: dict[str, measure.Worker]) -> Row:
+def file_row(bench: Bench, name: str, precision: str, case_name: str, workers: dict[str, Worker]) -> Row:
     """Each engine at the batch size at which a part of the file takes it least."""
     case, draw = CASES[case_name], random.Random(1)
     count, part = (200, 50) if bench.quick else (case.count, 2 * BATCHES[-1])
@@ -148,23 +149,25 @@ def file_row(bench: Bench, name: str, precision: str, case_name: str, workers: d
     seconds: dict[str, list[float]] = {engine: [] for engine in workers}
     for _ in range(max(1, bench.rounds // 3)):
         for engine, worker in workers.items():
-            sample = worker.measure("file", sources, sizes[engine])
+            sample = worker.measure(measure.file, sources, sizes[engine])
             seconds[engine].append(sample.seconds["file"])
-            chunks, steps = measure.batches(sources, sizes[engine])
+            chunks, counts = measure.batches(sources, sizes[engine])
             check(
-                {engine: sample.tokens}, [n for chunk, n in zip(chunks, steps, strict=True) for _ in chunk], precision
+                {engine: sample.tokens}, [n for chunk, n in zip(chunks, counts, strict=True) for _ in chunk], precision
             )
     notes = ["batches of " + ", ".join(f"{size} ({engine})" for engine, size in sizes.items())]
     return Row(name, precision, case_name, case.label.format(count=f"{count:,}"), bench.threads, seconds, None, notes)
 
 
-def best_size(worker: measure.Worker, sources: peers.Tokens) -> int:
-    worker.measure("file", sources, BATCHES[0])  # not counted
-    trials = {size: worker.measure("file", sources, size).seconds["file"] for size in BATCHES if size <= len(sources)}
+def best_size(worker: Worker, sources: Tokens) -> int:
+    worker.measure(measure.file, sources, BATCHES[0])  # not counted
+    trials = {
+        size: worker.measure(measure.file, sources, size).seconds["file"] for size in BATCHES if size <= len(sources)
+    }
     return min(trials, key=lambda size: trials[size])
 
 
-def check(tokens: dict[str, peers.Tokens], steps: list[int], precision: str) -> list[str]:
+def check(tokens: dict[str, Tokens], steps: list[int], precision: str) -> list[str]:
     """Ends the run where an engine made another number of steps; says where two in float32 gave other tokens."""
     for engine, found in tokens.items():
         if [len(t) for t in found] != steps:

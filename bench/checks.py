@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from minitx.commands.common import size, table
+from minitx.measuring.turns import clock
 from minitx.toolchain import cores
 
 from .cases import say
-from .measure import clock
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 MODELS = {"en-pt": DATA / "sentences.en.txt", "pt-en": DATA / "sentences.pt.txt"}

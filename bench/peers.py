@@ -8,24 +8,21 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-Tokens = list[list[int]]
+from minitx.measuring import turns
+from minitx.measuring.turns import Tokens
 
 
-class Peer(Protocol):
+class Peer(turns.Peer):
     """An engine. `precisions` are those that it has, `packages` what it needs of pip, the first its own."""
 
     precisions: tuple[str, ...]
     packages: tuple[str, ...]
 
     def __init__(self, folder: Path, precision: str, threads: int): ...
-
-    def generate(self, sources: Tokens, steps: int, beam: int) -> Tokens:
-        """The best hypothesis of each source, all as one batch, each of `steps` tokens."""
 
     def chunks(self, sources: Sequence[Tokens], steps: Sequence[int]) -> Sequence[Tokens]:
         """Greedy search over several batches; by default one after the other."""
@@ -205,9 +202,11 @@ AVX2 = {
 }
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What the processes of peers find in their environment: the number of threads, before anything reads it."""
+def environment(threads: int, cache: Path) -> dict[str, str]:
+    """What the processes of peers find in their environment: the number of threads, before anything reads it, and where
+    minitx keeps what it compiles.
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     packed = {"CT2_USE_EXPERIMENTAL_PACKED_GEMM": "1"}  # faster where Intel's MKL is used
-    return dict(os.environ) | dict.fromkeys(names, str(threads)) | quiet | packed
+    return dict.fromkeys(names, str(threads)) | quiet | packed | {"MINITX_CACHE": str(cache)}

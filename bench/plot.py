@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import measure
+from minitx.measuring.turns import by_turns, steps
+
 from .cases import Bench, say
 from .shapes import SHAPES, sentences
 
@@ -28,9 +29,9 @@ def series(bench: Bench, shape: str) -> list[dict[str, Any]]:
                 points: dict[str, list[tuple[int, float]]] = {name: [] for name in workers}
                 for value in values[:QUICK] if bench.quick else values:
                     say(f"plot: {what} {value}, {threads} threads ...")
-                    count, source, steps = work(value)
-                    asked = ("steps", sentences(SHAPES[shape], [source] * count), steps - 1, 1)
-                    samples = measure.by_turns(workers, 1, lambda _, asked=asked: asked)
+                    count, source, target = work(value)
+                    asked = (steps, sentences(SHAPES[shape], [source] * count), target - 1, 1)
+                    samples = by_turns(workers, 1, lambda _, asked=asked: asked)
                     for name, [sample] in samples.items():
                         points[name].append((value, sample.seconds["step"]))
                 for name, line in points.items():

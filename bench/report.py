@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minitx.measuring.spread import duration
+
 from . import peers
 from .cases import Row
 
@@ -25,14 +27,6 @@ class About:
     versions: dict[str, str]
     command: str
     busy: str = ""  # a warning that other programs ran
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them, in three digits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 1e-6:.0f} \u00b5s"
 
 
 def cell(row: Row, engine: str) -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from minitx.measuring.machine import bandwidth
+from minitx.measuring.turns import Worker, WorkerError
+
 from . import measure, peers
 from .cases import Bench, Row, say
 
@@ -27,22 +30,25 @@ def row(bench: Bench, devices: list[str]) -> Row:
     lines = SENTENCES.read_text(encoding="utf-8").splitlines()
     timed = lines[: 3 * BLOCK if bench.quick else None]
     warm_up = [" ".join(reversed(line.split())) for line in lines[-WARM_UP:]]
-    workers: dict[str, measure.Worker] = {}
+    workers: dict[str, Worker] = {}
+    environment = peers.environment(bench.threads, bench.folder / "cache")
     try:
         for name, (build, device, precision) in engines(devices).items():
             say(f"en-pt: starting {name} ...")
             try:
                 arguments = (device, precision, bench.threads)
-                workers[name] = measure.Worker(build, arguments, bench.threads, bench.folder / "cache")
-            except measure.PeerError as e:
+                workers[name] = Worker(build, arguments, bench.threads, environment)
+            except WorkerError as e:
                 say(f"{name} is left out: {e}")
         for name, worker in workers.items():
-            worker.measure("texts", warm_up * (2 if "jit" in name else 1))  # jit compiles a shape, then records it
-        bench.bandwidth = measure.bandwidth(bench.threads)
+            worker.measure(
+                measure.texts, warm_up * (2 if "jit" in name else 1)
+            )  # jit compiles a shape, then records it
+        bench.bandwidth = bandwidth(bench.threads)
         seconds: dict[str, list[float]] = {name: [] for name in workers}
         for first in range(0, len(timed), BLOCK):
             for name, worker in workers.items():
-                seconds[name].append(worker.measure("texts", timed[first : first + BLOCK]).seconds["sentence"])
+                seconds[name].append(worker.measure(measure.texts, timed[first : first + BLOCK]).seconds["sentence"])
     finally:
         for worker in workers.values():
             worker.close()

@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "a model as a package that runs without minitx: C sources, a Python wheel",
     "eval": "BLEU and chrF of a model on sentence pairs",
     "plan": "what a model is compiled to, call by call",
+    "bench": "how fast a model is on every engine and backend that works here",
     "cache": "the compiled models that are kept, and clearing them",
 }
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import measure, peers, report
 from bench.cases import CASES, Row, check
 from bench.shapes import NEVER, SHAPES, names, sentences
+from minitx.measuring.turns import Worker, WorkerError
 
 ROOT = Path(__file__).parents[1]
 ROW = Row("base", "int8", "greedy", "a step", 2, {"minitx": [1e-3, 2e-3, 1.5e-3], "peer": [3e-3] * 3}, 1e-3, ["a note"])
@@ -77,9 +78,9 @@ class Broken:
         raise ValueError("does not\nwork")
 
 
-def test_a_peer_that_fails_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(measure.PeerError, match="ValueError: does not work"):
-        measure.Worker(Broken, ("x",), 1, tmp_path)
+def test_a_peer_that_fails_is_one_line() -> None:
+    with pytest.raises(WorkerError, match="ValueError: does not work"):
+        Worker(Broken, ("x",), 1, {})
 
 
 def test_other_steps_end_the_run_and_other_tokens_are_told() -> None:

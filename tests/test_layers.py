@@ -1,7 +1,7 @@
 """The levels of minitx: a module imports only from an earlier stage, and the command line imports nothing heavy.
 
 The levels, lowest first: version, errors, config, paths, toolchain; one folder for each stage a model passes through;
-what users hold (model, cli, commands and the package itself). Inside a level imports go round in no circle.
+what users hold (model, measuring, cli, commands and the package itself). Inside a level imports go round in no circle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minitx.config import CHOICES
 PACKAGE = Path(__file__).resolve().parents[1] / "minitx"
 LOWEST = ("version", "errors", "config", "paths", "toolchain")
 FOLDERS = ("text", "nn", "weights", "compiler", "engines", "generation", "training")
-HIGHEST = ("model", "cli", "commands", "__main__", "__init__")
+HIGHEST = ("model", "measuring", "cli", "commands", "__main__", "__init__")
 
 
 def name_of(path: Path) -> str:

@@ -106,9 +106,9 @@ class Library:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {threads}")
         self.held: object = None  # what keeps the entry there
-        self._weights: mmap.mmap = map_file(entry / WEIGHTS)
-        self.weight_bytes = len(self._weights)  # as they are stored, and as they lie in memory
-        self._view = np.frombuffer(self._weights, np.uint8)
+        self.weights: mmap.mmap = map_file(entry / WEIGHTS)
+        self.weight_bytes = len(self.weights)  # as they are stored, and as they lie in memory
+        self._view = np.frombuffer(self.weights, np.uint8)
         try:
             self._library = ctypes.CDLL(str(entry / LIBRARY))
         except OSError as e:

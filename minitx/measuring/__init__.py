@@ -1,0 +1,1 @@
+"""How long a model takes, measured by turns in processes of their own: for `minitx bench` and for `bench/`."""
