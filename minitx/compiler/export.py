@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FileError
+from ..errors import FileError, InputError
 from ..weights.checkpoint import Checkpoint
-from .targets import package
+from .targets import compiled, package
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -24,14 +24,16 @@ class Target:
     about: str
     needs: str
     tested: str
+    takes: frozenset[str] = frozenset()  # the fields of Options that not every target takes
 
 
 TARGETS = {
     "c": Target(
-        package.files,
-        "C11 sources, weights, header, command, Makefile",
-        "make, and clang, gcc or zig; libc with pthread",
-        "x86-64 Linux, clang, gcc and zig",
+        compiled.files,
+        "C11 sources, weights, header, command, Makefile; with --arch compiled as well",
+        "make, and clang, gcc or zig; libc with pthread; for --arch zig alone",
+        "x86-64 Linux, clang, gcc and zig; --arch: ARM and RISC-V Linux in qemu, Windows in wine, macOS: not run",
+        frozenset({"arch"}),
     ),
 }
 
@@ -48,7 +50,7 @@ def export(
     Raises `FileError` for a folder that holds other files, unless `force`, which replaces only what an export wrote.
     """
     before = check(folder, force)
-    files = TARGETS[target].files(checkpoint, options)
+    files = files_of(checkpoint, target, options)
     foreign = [place for place in [*files, LIST] if place not in before and (folder / place).exists()]
     if foreign:
         raise FileError(f"{folder / foreign[0]}: was not written by an export; move it away or choose another folder")
@@ -62,6 +64,19 @@ def export(
     except OSError as e:
         raise FileError(f"{folder}: cannot be written ({e.strerror or e}); free space or choose another folder") from e
     return sizes
+
+
+def files_of(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, package.Content]:
+    """What a target makes; raises `InputError` for options that it does not take."""
+    check_options(target, options)
+    return TARGETS[target].files(checkpoint, options)
+
+
+def check_options(target: str, options: package.Options) -> None:
+    """Raises `InputError` for options that this row of TARGETS does not take."""
+    if options.arch and "arch" not in TARGETS[target].takes:
+        able = ", ".join(name for name, row in TARGETS.items() if "arch" in row.takes)
+        raise InputError(f"target {target} takes no --arch; leave it out, or choose one that does: {able}")
 
 
 def check(folder: Path, force: bool) -> list[str]:
@@ -86,6 +101,9 @@ def write(files: dict[str, package.Content], folder: Path) -> dict[str, int]:
             path.write_text(content, encoding="utf-8", newline="\n")
         elif isinstance(content, bytes):
             path.write_bytes(content)
+            if isinstance(content, package.Program):
+                mode = path.stat().st_mode
+                path.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it
         else:
             with path.open("w+b") as file:
                 content(file)
@@ -107,7 +125,7 @@ def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None
 
 def sizes(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, int]:
     """The bytes of each file that `export` would write."""
-    files = TARGETS[target].files(checkpoint, options)
+    files = files_of(checkpoint, target, options)
     folder = Path(tempfile.mkdtemp(prefix="minitx-"))
     try:
         return write(files, folder / "made")

@@ -49,6 +49,7 @@ typedef struct {
     int32_t always, number; /* of the shortlist: how many tokens it always allows, and bytes of an id, 2 or 4 */
 } Head;
 enum { FORMAT = 1, BYTE_ORDER_MARK = 0x01020304 };
+_Static_assert(sizeof(Head) == 144, "the head of a weight file has this size on every machine");
 
 struct minitx_model {
     const Head *head;
@@ -65,7 +66,8 @@ struct minitx_model {
     size_t scratch_stride, room_bytes;
     int32_t *found; /* tokens of a hypothesis */
     int32_t sizes[8];
-    void *memory, *map; /* what minitx_close gives back */
+    void *memory;           /* what minitx_close gives back, and this map */
+    const void *map;
     size_t map_bytes;
 };
 

@@ -18,11 +18,13 @@ from typing import IO
 
 import numpy as np
 
+from ...config import pick
 from ...errors import InputError
 from ...version import __version__
 from ...weights.checkpoint import Checkpoint
 from ...weights.shortlist import Shortlist
 from .. import build, entry, tokenizers
+from ..cross import ARCHITECTURES
 from ..packing import MAX_THREADS
 from ..plan import Function, Plan, plan
 from . import c
@@ -32,9 +34,10 @@ HEAD = struct.Struct("<8sIIQQQ8Q4iddii")  # `Head` of package/model.h
 SUMMED = 24  # where in it the checksummed part begins, and the checksum ends
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
-FIXED = ("open", "file", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
-HEADERS = ("model.h", "tokenizer.h", "tables.h")
+FIXED = ("open", "file", "system", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
+HEADERS = ("model.h", "tokenizer.h", "tables.h", "system.h", "console.h")
 RENAMED = (  # what the other sources export
+    *(f"system_{name}" for name in ("map", "unmap", "take", "give")),
     *(f"search_{name}" for name in ("bytes", "start", "step", "hypothesis")),
     *(f"team_{name}" for name in ("bytes", "start", "size", "stop", "run", "wait")),
     *(f"tokenizer_{name}" for name in ("open", "workspace", "encode", "replaced", "decode")),
@@ -57,6 +60,13 @@ AREAS = {
 }
 FIXED_AREAS = 10
 EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chosen": "OF_CHOSEN"}
+FUNCTIONS = "functions_"  # what the objects of an instruction set begin with, which look at no libc
+
+
+class Program(bytes):
+    """A file that can be run."""
+
+
 Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes the file, which can also be read
 
 
@@ -64,12 +74,13 @@ Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes
 class Options:
     """What a package is made like: the name of its files and the most threads that it can use.
 
-    `notice` is told how far it is.
+    `notice` is told how far it is. `arch` is a row of ARCHITECTURES that it is compiled for as well, if any.
     """
 
     name: str
     threads: int = MAX_THREADS
     notice: Callable[[str], object] = lambda message: None
+    arch: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -77,6 +88,8 @@ class Options:
             raise InputError(f"{what}; choose another with --name")
         if not 1 <= self.threads <= MAX_THREADS:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}")
+        if self.arch:
+            pick(ARCHITECTURES, self.arch, "architecture")
 
 
 def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
@@ -121,7 +134,7 @@ def units(machine: str, threads: int) -> list[build.Unit]:
         *(build.Unit(part, f'#include "src/{places.get(part, f"{part}.c")}"\n') for part in once),
         *(
             build.Unit(
-                f"functions_{row.name}", '#include "src/functions.c"\n', (*row.flags, f"-DSET(x)=x##_{row.name}")
+                f"{FUNCTIONS}{row.name}", '#include "src/functions.c"\n', (*row.flags, f"-DSET(x)=x##_{row.name}")
             )
             for row in build.instruction_sets(machine)
         ),
@@ -159,16 +172,16 @@ def read(file: Path) -> str:
 
 
 def machines() -> dict[str, dict[str, str]]:
-    """For each kind of machine that has instruction sets of its own on Linux, and for all others: where each runs."""
-    rows = {name: build.instruction_sets(name) for name in ("x86_64", "aarch64", "plain")}
+    """For each kind of machine that has instruction sets of its own, and for all others: where each runs."""
+    rows = {name: build.instruction_sets(name) for name in (*build.INSTRUCTION_SETS, "plain")}
     return {machine: {row.name: row.supported for row in own} for machine, own in rows.items()}
 
 
 def sets_of_machines() -> str:
     """The same for make, with the flags of each set."""
     lines = [f"SETS_{machine} := {' '.join(rows)}" for machine, rows in machines().items() if machine != "plain"]
-    own = [row for machine in ("x86_64", "aarch64") for row in build.instruction_sets(machine)]
-    return "\n".join([*lines, *(f"FLAGS_{row.name} := {' '.join(row.flags)}".rstrip() for row in own)])
+    own = {row.name: row.flags for rows in build.INSTRUCTION_SETS.values() for row in rows}
+    return "\n".join([*lines, *(f"FLAGS_{name} := {' '.join(flags)}".rstrip() for name, flags in own.items())])
 
 
 def identifier(name: str) -> str:
@@ -180,7 +193,7 @@ def identifier(name: str) -> str:
 def renames(prefix: str) -> str:
     """Renames what the sources export beside what already has the model's name."""
     sets = [f"{part}_{name}" for rows in machines().values() for name in rows for part in ("functions", "scratch")]
-    return "".join(f"#define {name} {prefix}_{name}\n" for name in (*RENAMED, *sets))
+    return "".join(f"#define {name} {prefix}_{name}\n" for name in dict.fromkeys((*RENAMED, *sets)))
 
 
 def fingerprint(planned: Plan, name: str) -> int:
