@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   minitx export en-pt --target c --quantize int8 --out build/
   make -C build && echo "How are you today?" | build/en-pt
   minitx export en-pt --target c --threads 1 --out single/      code without threads
+  minitx export en-pt --target c --arch aarch64-linux --out pi/ compiled for it as well, by zig alone
   minitx export en-pt --target python --out dist/               a wheel: pip install dist/en_pt-*.whl
   minitx export en-pt --target c --dry-run                      the sizes of weights, code and workspace
   minitx export en-pt --target c --dry-run --limits 64 64 2     of a workspace for 64 tokens and 2 hypotheses
@@ -27,11 +28,14 @@ NAMES = {"weights": "weights", "code": "code", "rest": "other files"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    from ..compiler.cross import ARCHITECTURES
+
     parser.add_argument("model", nargs="?", metavar="MODEL", help=common.MODEL)
     parser.add_argument("--target", metavar="T", help="what to make, a row of --list")
     parser.add_argument("--out", metavar="DIR", help="the folder to write, new or empty")
     common.quantize_argument(parser)
     parser.add_argument("--threads", type=common.positive, metavar="N", help="the most that it can use (default: 64)")
+    parser.add_argument("--arch", metavar="ARCH", help=f"compile for it as well, by zig: {', '.join(ARCHITECTURES)}")
     parser.add_argument("--name", metavar="NAME", help="of the command and the files (default: the model's)")
     parser.add_argument("--force", action="store_true", help="write beside other files; replaces an export's alone")
     parser.add_argument(
@@ -66,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.out and not args.dry_run:
         raise InputError("no folder to write; name one with --out, or see the sizes with --dry-run")
     status = common.Status()
-    options = Options(args.name or Path(args.model).stem, args.threads or MAX_THREADS, status)
+    name = args.name or Path(args.model).stem
+    options = Options(name, args.threads or MAX_THREADS, status, args.arch or "")
+    export.check_options(args.target, options)
     if not args.dry_run:
         export.check(Path(args.out), args.force)  # before anything takes long
     try:

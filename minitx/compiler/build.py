@@ -258,13 +258,7 @@ class Call:
     def link(self, objects: Sequence[Path]) -> bytes:
         """The shared library of these objects, seen to be for this machine."""
         output = self.folder / "library.so"
-        *others, last = self.kind.libraries
-        for libraries in others:
-            with suppress(DeviceError):
-                self.run([*LINK, *map(str, objects), *libraries], output)
-                break
-        else:
-            self.run([*LINK, *map(str, objects), *last], output)
+        self.run_linking([*LINK, *map(str, objects)], output)
         library = output.read_bytes()
         if foreign(library):
             raise self.error("makes programs for another kind of machine")
@@ -274,11 +268,22 @@ class Call:
         """Raises `DeviceError` where this is no compiler that the native engine can use."""
         self.link([self.compile(CHECK, self.folder)])
 
+    def run_linking(self, arguments: list[str], output: Path) -> None:
+        """Runs the compiler with the first of its ways to link that works."""
+        *others, last = self.kind.libraries
+        for libraries in others:
+            with suppress(DeviceError):
+                return self.run([*arguments, *libraries], output)
+        self.run([*arguments, *last], output)
+
     def run(self, arguments: list[str], output: Path) -> None:
         """Runs the compiler, which has to make the file `output`."""
+        self.run_tool([*self.compiler.command, *arguments, "-o", str(output)], output)
+
+    def run_tool(self, argv: list[str], output: Path) -> None:
+        """Runs a command of the compiler's, which has to make the file `output`."""
         if self.stopped:
             raise self.error("was stopped")
-        argv = [*self.compiler.command, *arguments, "-o", str(output)]
         try:
             code, _, err = toolchain.run_limited(argv, self.seconds, env=self.env, running=self.running)
         except subprocess.TimeoutExpired:

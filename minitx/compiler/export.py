@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FileError
+from ..errors import FileError, InputError
 from ..weights.checkpoint import Checkpoint
-from .targets import package, wheel
+from .content import Content, put
+from .targets import compiled, package, wheel
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -19,24 +20,27 @@ LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 class Target:
     """A kind of package: its files from a checkpoint, and what is told of it."""
 
-    files: Callable[[Checkpoint, package.Options], dict[str, package.Content]]
+    files: Callable[[Checkpoint, package.Options], dict[str, Content]]
     about: str
     needs: str
     tested: str
+    takes: frozenset[str] = frozenset()  # the fields of Options that not every target takes
 
 
 TARGETS = {
     "c": Target(
-        package.files,
-        "C11 sources, weights, header, command, Makefile",
-        "make, and clang, gcc or zig; libc with pthread",
-        "x86-64 Linux, clang, gcc and zig",
+        compiled.files,
+        "C11 sources, weights, header, command, Makefile; with --arch compiled as well",
+        "make, and clang, gcc or zig; libc with pthread; for --arch zig alone",
+        "x86-64 Linux, clang, gcc and zig; --arch: ARM and RISC-V Linux in qemu, Windows in wine, macOS: not run",
+        frozenset({"arch"}),
     ),
     "python": Target(
         wheel.files,
         "a wheel: the compiled model, weights, a Python interface that needs nothing else",
         "clang, gcc or zig to make it; Python 3.9 or newer to use it",
         "x86-64 Linux, Python 3.9 to 3.13",
+        frozenset({"arch"}),
     ),
 }
 
@@ -53,7 +57,7 @@ def export(
     Raises `FileError` for a folder that holds other files, unless `force`, which replaces only what an export wrote.
     """
     before = check(folder, force)
-    files = TARGETS[target].files(checkpoint, options)
+    files = files_of(checkpoint, target, options)
     foreign = [place for place in [*files, LIST] if place not in before and (folder / place).exists()]
     if foreign:
         raise FileError(f"{folder / foreign[0]}: was not written by an export; move it away or choose another folder")
@@ -69,6 +73,19 @@ def export(
     return sizes
 
 
+def files_of(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, Content]:
+    """What a target makes; raises `InputError` for options that it does not take."""
+    check_options(target, options)
+    return TARGETS[target].files(checkpoint, options)
+
+
+def check_options(target: str, options: package.Options) -> None:
+    """Raises `InputError` for options that this row of TARGETS does not take."""
+    if options.arch and "arch" not in TARGETS[target].takes:
+        able = ", ".join(name for name, row in TARGETS.items() if "arch" in row.takes)
+        raise InputError(f"target {target} takes no --arch; leave it out, or choose one that does: {able}")
+
+
 def check(folder: Path, force: bool) -> list[str]:
     """What an export wrote into a folder; raises `FileError` where nothing may be written there."""
     try:
@@ -82,9 +99,9 @@ def check(folder: Path, force: bool) -> list[str]:
     return [place for place in before if not Path(place).is_absolute() and ".." not in Path(place).parts]
 
 
-def write(files: dict[str, package.Content], folder: Path) -> dict[str, int]:
+def write(files: dict[str, Content], folder: Path) -> dict[str, int]:
     """Writes files and their list; the bytes of each."""
-    package.put({**files, LIST: "\n".join([*files, LIST, ""])}, folder)
+    put({**files, LIST: "\n".join([*files, LIST, ""])}, folder)
     return {place: (folder / place).stat().st_size for place in [*files, LIST]}
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from ..paths import map_file
 from ..weights.checkpoint import Checkpoint
-from . import build, export
-from .shared import SUFFIXES, shared
+from . import export
+from .content import Content, put
+from .shared import shared
 from .targets import package
 
-CODE = (".so", *SUFFIXES.values(), ".wasm")
+CODE = (".so", ".dll", ".dylib", ".wasm")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,14 @@ def measure(checkpoint: Checkpoint, target: str, options: package.Options, limit
             raise InputError(f"limits {own.source} {own.target} {own.beam}: {right}")
     with tempfile.TemporaryDirectory(prefix="minitx-") as temporary:
         folder = Path(temporary)
-        files = export.TARGETS[target].files(checkpoint, options)
+        files = export.files_of(checkpoint, target, options)
         sizes = export.write(files, folder / "made")
         told = parts(folder / "made", sizes)
-        machine = f"{platform.system()} {platform.machine()}"
+        machine = options.arch or f"{platform.system()} {platform.machine()}"
         found = Footprint(sizes, told.get("weights", 0), told.get("code"), told.get("rest", 0), machine, [])
         try:
-            library, weights = of_wheel(folder) or compiled(checkpoint, options, files, folder)
+            packed = None if options.arch else of_wheel(folder)
+            library, weights = packed or compiled(checkpoint, options, files, folder)
         except DeviceError as e:
             return dataclasses.replace(found, problem=str(e))
         spaces = workspaces(library, weights, package.identifier(options.name), wanted)
@@ -111,12 +113,12 @@ def measure(checkpoint: Checkpoint, target: str, options: package.Options, limit
 
 
 def of_wheel(folder: Path) -> tuple[Path, Path] | None:
-    """The library and the weight file of a wheel in `folder`/made, if there is one and it is for this machine."""
+    """The library and the weight file of a wheel in `folder`/made, if there is one."""
     for path in (folder / "made").glob("*.whl"):
         with zipfile.ZipFile(path) as wheel:
             places = [name for name in wheel.namelist() if name.endswith((*CODE, ".weights"))]
             library, weights = sorted((Path(wheel.extract(place, folder)) for place in places), key=is_weights)
-        return None if build.foreign(library.read_bytes()) else (library, weights)
+        return library, weights
     return None
 
 
@@ -125,14 +127,14 @@ def is_weights(path: Path) -> bool:
 
 
 def compiled(
-    checkpoint: Checkpoint, options: package.Options, files: Mapping[str, package.Content], folder: Path
+    checkpoint: Checkpoint, options: package.Options, files: Mapping[str, Content], folder: Path
 ) -> tuple[Path, Path]:
     """The library of the C package for this machine, and the weight file; `files` may be that package."""
     weights = f"{options.name}.weights"
     made = files if {"src/model.c", weights} <= files.keys() else package.files(checkpoint, options)
     texts = {place: content for place, content in made.items() if isinstance(content, str)}
     library = shared(texts, options.threads, "", options.notice)
-    package.put({f"library{library.suffix}": library.data, weights: made[weights]}, folder)
+    put({f"library{library.suffix}": library.data, weights: made[weights]}, folder)
     return folder / f"library{library.suffix}", folder / weights
 
 

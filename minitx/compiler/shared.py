@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import build, cross
+from .content import put
 from .targets import package
 
 NAMED = re.compile(rb"\0((?:lib|ld-)[\w.+-]*\.so(?:\.\d+)*)(?=\0)")
@@ -21,7 +22,6 @@ ALLOWED = re.compile(rb"lib(c|m|pthread|dl|rt|gcc_s)\.so\.\d|ld-linux[\w-]*\.so\
 OLDEST = {"x86_64": (2, 5), "i686": (2, 5)}
 OTHERS = (2, 17)
 ALIASES = {(2, 5): "manylinux1", (2, 12): "manylinux2010", (2, 17): "manylinux2014"}
-SUFFIXES = {"windows": ".dll", "macos": ".dylib"}
 MACHINES = {"windows": {"x86_64": "amd64", "aarch64": "arm64"}, "macos": {"aarch64": "arm64"}}
 
 
@@ -43,7 +43,7 @@ def shared(texts: Mapping[str, str], threads: int, arch: str, notice: Callable[[
         folder = Path(temporary)
         if arch:
             return other(texts, threads, cross.ARCHITECTURES[arch], folder, notice)
-        package.put(texts, folder)
+        put(texts, folder)
         flags = ("-D_POSIX_C_SOURCE=200809L", f"-I{folder}/src", "-include", "prefix.h")
         units = [dataclasses.replace(u, flags=(*flags, *u.flags)) for u in known(threads)]
         data = build.build(units, folder, notice)
@@ -53,11 +53,9 @@ def shared(texts: Mapping[str, str], threads: int, arch: str, notice: Callable[[
 def other(
     texts: Mapping[str, str], threads: int, arch: cross.Architecture, folder: Path, notice: Callable[[str], object]
 ) -> Shared:
-    system = arch.triple.split("-")[1]
-    calls = cross.Cross(arch, folder)
+    calls, name = cross.Cross(arch, folder), arch.system.shared.format("library")
     objects = calls.compile(texts, package.units(arch.machine, threads), notice)
-    suffix = SUFFIXES.get(system.partition(".")[0], ".so")
-    return Shared(calls.link(objects, f"library{suffix}", (*build.LINK, "-lm")), suffix, tag(arch.triple))
+    return Shared(calls.shared(objects, name), Path(name).suffix, tag(arch.triple))
 
 
 def known(threads: int) -> list[build.Unit]:

@@ -21,7 +21,9 @@
 extern "C" {
 #endif
 
-#if defined(__GNUC__)
+#if defined(_WIN32) && defined(__GNUC__)
+#define MINITX_API __declspec(dllexport)
+#elif defined(__GNUC__)
 #define MINITX_API __attribute__((visibility("default")))
 #else
 #define MINITX_API
@@ -29,7 +31,7 @@ extern "C" {
 
 enum {
     MINITX_OK,
-    MINITX_NO_FILE,     /* the file cannot be opened or mapped: errno says why */
+    MINITX_NO_FILE,     /* the file cannot be opened or mapped: errno says why; on Windows its path is UTF-8 */
     MINITX_NO_MEMORY,   /* the system gives no more */
     MINITX_NOT_WEIGHTS, /* the data is no weight file, or of another byte order, or not at a multiple of 64 */
     MINITX_VERSION,     /* the weight file is of another version of minitx's format */

@@ -4,10 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/types.h>
-#include <unistd.h>
 
 #include "MODEL_NAME.h"
+#include "console.h"
 
 static const char HELP[] =
     "usage: MODEL_NAME [OPTION ...] [TEXT ...]\n"
@@ -81,12 +80,11 @@ static int open_weights(minitx_model **model, const Arguments *a, const char *pr
     *tried = a->weights;
     if (a->weights) return minitx_open(model, a->weights, &a->limits);
     *tried = path;
-    const ssize_t own = readlink("/proc/self/exe", path, sizeof path - 64);
-    if (own > 0) path[own] = '\0';
-    else snprintf(path, sizeof path - 64, "%s", program);
-    char *slash = strrchr(path, '/');
-    strcpy(slash ? slash + 1 : path, "MODEL_NAME.weights");
-    if (access(path, F_OK)) *tried = MODEL_WEIGHTS;
+    console_program(path, sizeof path - sizeof "MODEL_NAME.weights", program);
+    console_beside(path, "MODEL_NAME.weights");
+    const int error = minitx_open(model, path, &a->limits);
+    if (error != MINITX_NO_FILE || errno != ENOENT) return error;
+    *tried = MODEL_WEIGHTS;
     return minitx_open(model, *tried, &a->limits);
 }
 
@@ -149,6 +147,7 @@ int main(int count, char **values) {
     Arguments a = {.best = 1};
     minitx_model *model;
     const char *tried;
+    if (!console_start(&count, &values)) return fail(NULL, minitx_message(MINITX_NO_MEMORY), 1);
     const int first = parse(count, values, &a);
     int status = 0;
     if (first < 0) return -first - 1;
@@ -158,12 +157,10 @@ int main(int count, char **values) {
     for (int i = first; i < count; i++) status |= finish(write_text(model, &a, values[i], strlen(values[i])));
     char *line = NULL;
     size_t room = 0;
-    for (ssize_t bytes; first == count && (bytes = getline(&line, &room, stdin)) >= 0;) {
-        if (bytes && line[bytes - 1] == '\n') bytes--;
-        if (bytes && line[bytes - 1] == '\r') bytes--;
-        line[bytes] = '\0';
+    long long bytes = -1;
+    while (first == count && (bytes = console_line(&line, &room)) >= 0)
         status |= finish(write_text(model, &a, line, (size_t)bytes));
-    }
+    if (bytes < -1) status = fail(NULL, minitx_message(MINITX_NO_MEMORY), 1);
     free(line);
     minitx_close(model);
     return status || fflush(stdout) || ferror(stdout);

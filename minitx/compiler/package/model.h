@@ -50,6 +50,7 @@ typedef struct {
     int32_t always, number; /* of the shortlist: how many tokens it always allows, and bytes of an id, 2 or 4 */
 } Head;
 enum { FORMAT = 1, BYTE_ORDER_MARK = 0x01020304 };
+_Static_assert(sizeof(Head) == 144, "the head of a weight file has this size on every machine");
 
 struct minitx_model {
     const Head *head;
@@ -69,7 +70,8 @@ struct minitx_model {
     int searched;       /* hypotheses that the last search found; 0: none since */
     Step step;          /* of steps that the application takes; `rows` is 0 where it takes none */
     int rows, position;
-    void *memory, *map; /* what minitx_close gives back */
+    void *memory;           /* what minitx_close gives back, and this map */
+    const void *map;
     size_t map_bytes;
 };
 

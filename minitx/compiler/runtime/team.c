@@ -8,14 +8,12 @@
  * core; where one lost a tenth, jobs are done by the caller alone for a while, which is twice as long each time that it
  * happens again.
  */
-#include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 #include "kernels/sizes.h" /* MAX_THREADS */
 #include "runtime/runtime.h"
+#include "runtime/threads.h"
 
 enum { SPINS_FOR_WORK = 4000, SPINS_FOR_OTHERS = 2000, ALIGNMENT = 64 };
 enum { LEAST_ALONE = 4000000, MOST_ALONE = 256000000 }; /* nanoseconds */
@@ -30,10 +28,10 @@ struct Team {
     int64_t alone_until, alone_for; /* until when the caller does jobs alone; for how long it will be the next time */
     const Run *run;
     Function function;
-    pthread_t threads[MAX_THREADS];
+    Thread threads[MAX_THREADS];
     Member members[MAX_THREADS];
-    pthread_mutex_t sleep;
-    pthread_cond_t wake;
+    Lock sleep;
+    Signal wake;
     _Alignas(ALIGNMENT) atomic_uint jobs;     /* grows by one for each job */
     _Alignas(ALIGNMENT) atomic_uint sleeping; /* threads that have to be woken for it */
     _Alignas(ALIGNMENT) atomic_uint arrived;  /* at the barrier */
@@ -44,24 +42,18 @@ struct Team {
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || (defined(__arm__) && __ARM_ARCH >= 7)
     __asm__ volatile("yield");
 #endif
 }
 
-static int64_t nanoseconds_of(clockid_t clock) {
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-int64_t nanoseconds(void) { return nanoseconds_of(CLOCK_MONOTONIC); }
+int64_t nanoseconds(void) { return clock_now(); }
 
 /* Does a thread's part of the job, and tells if it lost its core. */
 static void take_part(Team *team, int thread) {
-    int64_t wall = nanoseconds(), own = nanoseconds_of(CLOCK_THREAD_CPUTIME_ID);
+    int64_t wall = nanoseconds(), own = clock_of_thread();
     team->function(team->run, thread);
-    own = nanoseconds_of(CLOCK_THREAD_CPUTIME_ID) - own;
+    own = clock_of_thread() - own;
     wall = nanoseconds() - wall;
     if (wall - own > wall / 10 + 20000) atomic_fetch_add(&team->starved, 1);
     team_wait(team);
@@ -87,7 +79,7 @@ void team_wait(Team *team) {
     }
     for (int spins = 0; atomic_load_explicit(&team->passed, memory_order_acquire) == passed; spins++) {
         if (spins < SPINS_FOR_OTHERS) relax();
-        else sched_yield(); /* another one has no core now: it may have ours */
+        else thread_yield(); /* another one has no core now: it may have ours */
     }
 }
 
@@ -98,19 +90,19 @@ static unsigned next_job(Team *team, unsigned seen) {
         if (job != seen) return job;
         relax();
     }
-    pthread_mutex_lock(&team->sleep);
+    lock_take(&team->sleep);
     atomic_fetch_add(&team->sleeping, 1);
-    while (atomic_load(&team->jobs) == seen) pthread_cond_wait(&team->wake, &team->sleep);
+    while (atomic_load(&team->jobs) == seen) signal_wait(&team->wake, &team->sleep);
     atomic_fetch_sub(&team->sleeping, 1);
-    pthread_mutex_unlock(&team->sleep);
+    lock_leave(&team->sleep);
     return atomic_load(&team->jobs);
 }
 
-static void *work(void *argument) {
+THREAD_FUNCTION(work, argument) {
     const Member member = *(const Member *)argument;
     for (unsigned seen = 0;;) {
         seen = next_job(member.team, seen);
-        if (member.team->stopping) return NULL;
+        if (member.team->stopping) return THREAD_ENDS;
         take_part(member.team, member.thread);
     }
 }
@@ -118,16 +110,16 @@ static void *work(void *argument) {
 static void start_job(Team *team) {
     atomic_fetch_add(&team->jobs, 1);
     if (atomic_load(&team->sleeping)) {
-        pthread_mutex_lock(&team->sleep);
-        pthread_cond_broadcast(&team->wake);
-        pthread_mutex_unlock(&team->sleep);
+        lock_take(&team->sleep);
+        signal_all(&team->wake);
+        lock_leave(&team->sleep);
     }
 }
 
 void team_stop(Team *team) {
     team->stopping = 1;
     start_job(team);
-    for (int i = 1; i < team->size; i++) pthread_join(team->threads[i], NULL);
+    for (int i = 1; i < team->size; i++) thread_join(team->threads[i]);
 }
 
 size_t team_bytes(void) { return (sizeof(Team) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
@@ -138,12 +130,12 @@ Team *team_start(void *memory, int size) {
     Team *team = memory;
     memset(team, 0, sizeof *team);
     team->alone_for = LEAST_ALONE;
-    pthread_mutex_init(&team->sleep, NULL);
-    pthread_cond_init(&team->wake, NULL);
+    lock_start(&team->sleep);
+    signal_start(&team->wake);
     for (team->size = 1; team->size < size; team->size++) {
         Member *member = &team->members[team->size];
         *member = (Member){team, team->size};
-        if (pthread_create(&team->threads[team->size], NULL, work, member)) break;
+        if (!thread_start(&team->threads[team->size], work, member)) break;
     }
     return team;
 }

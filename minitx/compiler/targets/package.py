@@ -11,18 +11,21 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from ...config import pick
 from ...errors import InputError
 from ...version import __version__
 from ...weights.checkpoint import Checkpoint
 from ...weights.shortlist import Shortlist
 from .. import build, characters, entry, tokenizers
+from ..content import Content
+from ..cross import ARCHITECTURES
 from ..packing import MAX_THREADS
 from ..plan import Function, Plan, plan
 from . import c
@@ -35,11 +38,12 @@ PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
 DEFAULT_BEAM = 4  # of package/open.c: what a model is opened with at least
 MAX_BEAM = 64  # of runtime/search.h
 FIXED = (  # sources of package/
-    *("open", "file", "translate", "generate", "steps", "split"),
+    *("open", "file", "system", "translate", "generate", "steps", "split"),
     *("tokenizer", "normalizer", "segment"),
 )
-HEADERS = ("model.h", "tokenizer.h", "tables.h", "split.h")
+HEADERS = ("model.h", "tokenizer.h", "tables.h", "split.h", "system.h", "console.h")
 RENAMED = (  # what the other sources export
+    *(f"system_{name}" for name in ("map", "unmap", "take", "give")),
     *(f"search_{name}" for name in ("bytes", "start", "step", "hypothesis")),
     *(f"step_{name}" for name in ("clear", "run", "reorder")),
     *("split_sentence", "split_part", "SPLIT_GUESS"),
@@ -64,19 +68,20 @@ AREAS = {
 }
 FIXED_AREAS = 10
 EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chosen": "OF_CHOSEN"}
-Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes the file, which can also be read
+FUNCTIONS = "functions_"  # what the objects of an instruction set begin with, which look at no libc
 
 
 @dataclass(frozen=True)
 class Options:
     """What a package is made like: the name of its files and the most threads that it can use.
 
-    `notice` is told how far it is.
+    `notice` is told how far it is. `arch` is a row of ARCHITECTURES that it is compiled for as well, if any.
     """
 
     name: str
     threads: int = MAX_THREADS
     notice: Callable[[str], object] = lambda message: None
+    arch: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -84,6 +89,8 @@ class Options:
             raise InputError(f"{what}; choose another with --name")
         if not 1 <= self.threads <= MAX_THREADS:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}")
+        if self.arch:
+            pick(ARCHITECTURES, self.arch, "architecture")
 
 
 def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
@@ -122,20 +129,6 @@ def fill(text: str, words: dict[str, str]) -> str:
     return re.sub("|".join(words), lambda m: words[m[0]], text)
 
 
-def put(files: Mapping[str, Content], folder: Path) -> None:
-    """Writes files into a folder, which is made where it is not there."""
-    for place, content in files.items():
-        path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8", newline="\n")
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            with path.open("w+b") as file:
-                content(file)
-
-
 def parts(threads: int) -> list[str]:
     """The sources that are compiled once, by name."""
     return [*FIXED, "search", "team" if threads > 1 else "alone"]
@@ -149,7 +142,7 @@ def units(machine: str, threads: int) -> list[build.Unit]:
         *(build.Unit(part, f'#include "src/{places.get(part, f"{part}.c")}"\n') for part in once),
         *(
             build.Unit(
-                f"functions_{row.name}", '#include "src/functions.c"\n', (*row.flags, f"-DSET(x)=x##_{row.name}")
+                f"{FUNCTIONS}{row.name}", '#include "src/functions.c"\n', (*row.flags, f"-DSET(x)=x##_{row.name}")
             )
             for row in build.instruction_sets(machine)
         ),
@@ -188,16 +181,16 @@ def read(file: Path) -> str:
 
 
 def machines() -> dict[str, dict[str, str]]:
-    """For each kind of machine that has instruction sets of its own on Linux, and for all others: where each runs."""
-    rows = {name: build.instruction_sets(name) for name in ("x86_64", "aarch64", "plain")}
+    """For each kind of machine that has instruction sets of its own, and for all others: where each runs."""
+    rows = {name: build.instruction_sets(name) for name in (*build.INSTRUCTION_SETS, "plain")}
     return {machine: {row.name: row.supported for row in own} for machine, own in rows.items()}
 
 
 def sets_of_machines() -> str:
     """The same for make, with the flags of each set."""
     lines = [f"SETS_{machine} := {' '.join(rows)}" for machine, rows in machines().items() if machine != "plain"]
-    own = [row for machine in ("x86_64", "aarch64") for row in build.instruction_sets(machine)]
-    return "\n".join([*lines, *(f"FLAGS_{row.name} := {' '.join(row.flags)}".rstrip() for row in own)])
+    own = {row.name: row.flags for rows in build.INSTRUCTION_SETS.values() for row in rows}
+    return "\n".join([*lines, *(f"FLAGS_{name} := {' '.join(flags)}".rstrip() for name, flags in own.items())])
 
 
 def identifier(name: str) -> str:
@@ -209,7 +202,8 @@ def identifier(name: str) -> str:
 def renames(prefix: str) -> str:
     """Renames what the sources export beside what already has the model's name."""
     sets = [f"{part}_{name}" for rows in machines().values() for name in rows for part in ("functions", "scratch")]
-    return "#define UNTIMED\n" + "".join(f"#define {name} {prefix}_{name}\n" for name in (*RENAMED, *sets))
+    found = dict.fromkeys((*RENAMED, *sets))
+    return "#define UNTIMED\n" + "".join(f"#define {name} {prefix}_{name}\n" for name in found)
 
 
 def fingerprint(planned: Plan, name: str) -> int:

@@ -22,6 +22,7 @@ from ...errors import InputError
 from ...version import __version__
 from ...weights.checkpoint import Checkpoint
 from .. import entry
+from ..content import Content
 from ..shared import Shared, shared
 from . import package
 
@@ -32,12 +33,12 @@ TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can say
 FIELDS = re.compile(r"\bint (?P<ints>\w+(?:, \w+)*);|\(\*(?P<call>\w+)\)\([^)]*\);|\bvoid \*(?P<pointer>\w+);")
 
 
-def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:
+def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, Content]:
     """The wheel, by its name. Raises `DeviceError` where the library cannot be compiled."""
     check_name(options.name)
     made = package.files(checkpoint, options)
     texts = {place: content for place, content in made.items() if isinstance(content, str)}
-    library = shared(texts, options.threads, "", options.notice)
+    library = shared(texts, options.threads, options.arch, options.notice)
     content = contents(checkpoint, options, made, library)
     name = f"{distribution(options.name)}-{__version__}-py3-none-{library.tag}.whl"
     return {name: lambda file: write(content, file)}
@@ -62,8 +63,8 @@ def module(name: str) -> str:
 
 
 def contents(
-    checkpoint: Checkpoint, options: package.Options, made: Mapping[str, package.Content], library: Shared
-) -> dict[str, package.Content]:
+    checkpoint: Checkpoint, options: package.Options, made: Mapping[str, Content], library: Shared
+) -> dict[str, Content]:
     """The wheel's files by their place in it, but for RECORD; `made` is the C package."""
     name, own = options.name, module(options.name)
     header = made[f"{name}.h"]
@@ -132,7 +133,7 @@ def wheel_head() -> str:
     return f"Wheel-Version: 1.0\nGenerator: minitx {__version__}\nRoot-Is-Purelib: false\n"
 
 
-def write(content: Mapping[str, package.Content], file: IO[bytes]) -> None:
+def write(content: Mapping[str, Content], file: IO[bytes]) -> None:
     """Writes the wheel, with the hash of each file in RECORD at its end."""
     record = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel, tempfile.TemporaryFile() as whole:
