@@ -26,9 +26,9 @@ from minitx.compiler.export import export
 from minitx.compiler.targets.package import Options
 from minitx.measuring import engines, packages, report, saved
 from minitx.measuring.machine import bandwidth
-from minitx.measuring.session import Candidate, Case, Row, Session, cases, sources
+from minitx.measuring.session import Candidate, Case, Row, Session, cases, facts, first, memory, sources
 from minitx.measuring.traffic import step_bytes
-from minitx.measuring.turns import environment_of
+from minitx.measuring.turns import Sample, Started, environment_of, steps
 from minitx.weights.checkpoint import save
 from minitx.weights.names import open_model
 
@@ -285,6 +285,31 @@ def test_an_engine_that_fails_is_a_row_and_the_others_go_on() -> None:
     assert "2 of 5 sentences have other tokens than native gives" in "\n".join(
         report.notes({"complete": True, "rows": [saved.row_dict(row) for row in run.rows]})
     )
+
+
+def test_a_round_that_was_disturbed_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a step is a difference, which can come out below zero where another program ran in between."""
+
+    class Disturbed:
+        started = Started(1.0, 0)
+
+        def __init__(self, *arguments: object) -> None:
+            self.turn = 0
+
+        def measure(self, what: object, *rest: object) -> object:
+            self.turn += what is steps
+            tokens = [[1] * 5 for _ in rest[0]] if what is steps else []  # type: ignore[attr-defined]
+            told = {memory: 1, facts: {}, first: Sample({"first token": 1.0})}
+            return told.get(what, Sample({"step": -1.0 if self.turn == 2 else 2.0}, tokens))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("minitx.measuring.session.Worker", Disturbed)
+    run = session("good")
+    run.rounds = 2
+    run.run()
+    assert run.rows[0].seconds["step, batch 1"] == [2.0] and not run.rows[0].error
+    assert run.rows[0].notes == ["step, batch 1: round 1 was disturbed by something else and does not count"]
 
 
 def test_a_run_that_is_stopped_keeps_what_it_found_and_leaves_no_process() -> None:

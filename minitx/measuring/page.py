@@ -10,7 +10,7 @@ from typing import Any
 from .saved import Report
 from .spread import duration, quartiles
 
-COLOURS = ("#2563c9", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be185d", "#4d7c0f")
+COLOURS = ("#2563c9", "#c2410c", "#15803d", "#9333ea", "#64748b", "#0e7490", "#be185d", "#4d7c0f")
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --quiet: #5b6470; --line: #d5dae1; --band: #f4f6f8 }
 @media (prefers-color-scheme: dark) {

@@ -172,8 +172,10 @@ class Session:
                 worker = self.workers[name]
                 sample = worker.measure(steps, given, case.target, 1)
                 check(sample.tokens, case.target + 1)
-                if i:
-                    row.seconds.setdefault(case.name, []).append(sample.seconds[case.what])
+                if i and (seconds := sample.seconds[case.what]) > 0:
+                    row.seconds.setdefault(case.name, []).append(seconds)
+                elif i:  # it is a difference of two times
+                    row.notes.append(f"{case.name}: round {i} was disturbed by something else and does not count")
                 if row.tokens.setdefault(case.name, sample.tokens) != sample.tokens:
                     row.notes.append(f"{case.name}: other tokens in round {i} than before")
                 if i == self.rounds:
