@@ -84,11 +84,20 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
     name, threads = options.name, options.threads
     options.notice("planning the model ...")
     planned = plan(checkpoint.config)
-    texts = sources(planned, name, threads)
+    own = words(checkpoint, options) | {"MODEL_BYTES": f"{planned.weight_bytes:,}"}
+    made: dict[str, Content] = {place: fill(text, own) for place, text in sources(planned, name, threads).items()}
+    made["src/prefix.h"] = renames(identifier(name))
+    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
+    return made
+
+
+def words(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
+    """What stands in the fixed files of a package in place of what is the model's."""
+    name, threads = options.name, options.threads
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
     prefix = identifier(name)
-    words = {
+    return {
         "MODEL_NAME": name,
         "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),
@@ -97,15 +106,13 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
         "MODEL_SOURCES": " ".join(parts(threads)),
         "MODEL_FLAGS": " ".join(flag for flag in build.FLAGS if not flag.startswith(("-O", "-std="))),
         "MODEL_VERSION": __version__,
-        "MODEL_BYTES": f"{planned.weight_bytes:,}",
         "minitx_": f"{prefix}_",
         "MINITX_": f"{prefix.upper()}_",
     }
-    pattern = re.compile("|".join(words))
-    made: dict[str, Content] = {place: pattern.sub(lambda m: words[m[0]], text) for place, text in texts.items()}
-    made["src/prefix.h"] = renames(prefix)
-    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
-    return made
+
+
+def fill(text: str, words: dict[str, str]) -> str:
+    return re.sub("|".join(words), lambda m: words[m[0]], text)
 
 
 def parts(threads: int) -> list[str]:
