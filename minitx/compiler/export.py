@@ -9,29 +9,37 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FileError
+from ..errors import FileError, InputError
 from ..weights.checkpoint import Checkpoint
-from .targets import package
+from .targets import freestanding, package
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of package: its files from a checkpoint, and what is told of it."""
+    """A kind of package: its files from a checkpoint, what is told of it, and the options of OPTIONS that it has."""
 
     files: Callable[[Checkpoint, package.Options], dict[str, package.Content]]
     about: str
     needs: str
     tested: str
+    options: tuple[str, ...] = ()
 
 
+def c_package(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:
+    """The sources for a system with libc, or for a machine without one."""
+    return freestanding.files(checkpoint, options) if options.freestanding else package.files(checkpoint, options)
+
+
+OPTIONS = ("embed", "freestanding")  # of `package.Options`: what not every target can do
 TARGETS = {
     "c": Target(
-        package.files,
+        c_package,
         "C11 sources, weights, header, command, Makefile",
         "make, and clang, gcc or zig; libc with pthread",
-        "x86-64 Linux, clang, gcc and zig",
+        "x86-64 Linux, clang, gcc and zig; Cortex-M7 and M55 in qemu",
+        OPTIONS,
     ),
 }
 
@@ -48,6 +56,7 @@ def export(
     Raises `FileError` for a folder that holds other files, unless `force`, which replaces only what an export wrote.
     """
     before = check(folder, force)
+    check_options(target, options)
     files = TARGETS[target].files(checkpoint, options)
     foreign = [place for place in [*files, LIST] if place not in before and (folder / place).exists()]
     if foreign:
@@ -62,6 +71,14 @@ def export(
     except OSError as e:
         raise FileError(f"{folder}: cannot be written ({e.strerror or e}); free space or choose another folder") from e
     return sizes
+
+
+def check_options(target: str, options: package.Options) -> None:
+    """Raises `InputError` for an option that the target does not have."""
+    for option in OPTIONS:
+        if getattr(options, option) and option not in TARGETS[target].options:
+            able = ", ".join(name for name, row in TARGETS.items() if option in row.options)
+            raise InputError(f"--{option}: target {target!r} does not have it; these do: {able}")
 
 
 def check(folder: Path, force: bool) -> list[str]:
@@ -107,6 +124,7 @@ def place(made: Path, folder: Path, files: list[str], before: list[str]) -> None
 
 def sizes(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, int]:
     """The bytes of each file that `export` would write."""
+    check_options(target, options)
     files = TARGETS[target].files(checkpoint, options)
     folder = Path(tempfile.mkdtemp(prefix="minitx-"))
     try:

@@ -22,6 +22,13 @@ int minitx_open_memory(minitx_model **model, const void *weights, size_t bytes, 
     return MINITX_OK;
 }
 
+int minitx_open_embedded(minitx_model **model, const minitx_limits *limits) {
+    size_t bytes;
+    const void *weights = minitx_embedded(&bytes);
+    *model = NULL;
+    return weights ? minitx_open_memory(model, weights, bytes, limits) : MINITX_NOT_LINKED;
+}
+
 /* A file as memory; NULL where it cannot be had. */
 static void *map_file(const char *path, size_t *bytes) {
     struct stat status;

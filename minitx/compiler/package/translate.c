@@ -24,6 +24,7 @@ static const char *const MESSAGES[MINITX_ERRORS] = {
     [MINITX_OUTPUT] = "the output is longer than its buffer; give the size that is needed",
     [MINITX_NAN] = "the model gives no numbers; its weights are damaged, export it again",
     [MINITX_STOPPED] = "stopped by the callback",
+    [MINITX_NOT_LINKED] = "no weights are linked in; open a weight file, or export with --embed",
 };
 
 const char *minitx_message(int error) {
