@@ -136,7 +136,20 @@ def test_a_target_without_an_option_refuses_it(tmp_path: Path, monkeypatch: pyte
 
 def test_the_command_has_both(tmp_path: Path) -> None:
     for flag, has in (("--embed", "src/linked.c"), ("--freestanding", "src/bare/bare.c")):
-        command = [sys.executable, "-m", "minitx", "export", "en-pt", "--target", "c", flag, "--out", tmp_path / flag]
+        command = [
+            sys.executable,
+            "-m",
+            "minitx",
+            "export",
+            "en-pt",
+            "--target",
+            "c",
+            "--quantize",
+            "int8",
+            flag,
+            "--out",
+            tmp_path / flag,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and (tmp_path / flag / has).exists(), done.stderr
     failed = subprocess.run([*command, "--threads", "2", "--force"], capture_output=True, text=True)

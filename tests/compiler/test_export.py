@@ -28,7 +28,7 @@ from minitx.weights.names import open_model
 DATA = Path(__file__).parents[1] / "data"
 NOT_WEIGHTS, VERSION, OTHER, TRUNCATED, DAMAGED = 3, 4, 5, 6, 7
 LIMITS, WORKSPACE, OPTIONS, TOKEN, LONG, OUTPUT, STOPPED = 9, 10, 11, 12, 13, 14, 16
-FIXED = ["alone", "file", "main", "normalizer", "open", "segment", "translate", "tokenizer", "runtime/search"]
+FIXED = ["alone", "apart", "file", "main", "normalizer", "open", "segment", "translate", "tokenizer", "runtime/search"]
 SMALL = [("post", "int8", "clang"), ("post", "int8", "gcc"), ("ssru", "none", "clang"), ("odd", "none", "clang")]
 small = native_models.with_letters
 Piece = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)

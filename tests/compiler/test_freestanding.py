@@ -133,6 +133,11 @@ def test_a_model_that_spells_words_runs_on_a_microcontroller(tmp_path: Path) -> 
         found, workspace, stack = run(tmp_path / "out", "cortex-m7", [f"--ids --beam {beam}", *ids(sources)])
         assert found == expected(engine, checkpoint, sources, beam)
     assert workspace < 1 << 20 and stack < 8 << 10
+    make(tmp_path / "out", "SOURCE=32", "report", "TEXT=abc")
+    told = re.search(
+        r"^Measured: on a cortex-m7 in qemu, (.*), code (\d+) bytes", (tmp_path / "out/README.md").read_text(), re.M
+    )
+    assert told and re.fullmatch(rf"workspace {workspace} bytes, stack \d+ bytes", told[1]) and int(told[2]) < 100_000
 
 
 def undefined(library: Path) -> set[str]:
@@ -143,12 +148,16 @@ def undefined(library: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["", "TARGET=-target thumb-freestanding-eabi -mcpu=cortex_m3 -fno-sanitize=all"])
-def test_nothing_is_linked_but_memcpy_and_memset(tmp_path: Path, target: str) -> None:
-    """Also where the processor has no floats."""
+@pytest.mark.parametrize(
+    "goals",
+    [(), ("TARGET=-target thumb-freestanding-eabi -mcpu=cortex_m3 -fno-sanitize=all",), ("CC=clang",)],
+    ids=["cortex-m7", "cortex-m3", "clang"],
+)
+def test_nothing_is_linked_but_memcpy_and_memset(tmp_path: Path, goals: tuple[str, ...]) -> None:
+    """Also where the processor has no floats, and with another compiler."""
     out = bare(small("odd", "int8"), tmp_path / "out")
     assert not [path.name for path in out.rglob("*") if path.name in ("file.c", "main.c") and path.parent.name == "src"]
-    make(out, *filter(None, [target]))
+    make(out, *goals)
     names = undefined(out / "libtiny.model.a")
     assert names and not {name for name in names if not re.fullmatch(ALLOWED, name)}
 

@@ -25,6 +25,12 @@
 #define HIDDEN ".hidden "
 #endif
 
+#if SIZE_MAX > UINT32_MAX
+#define NUMBER ".quad"
+#else
+#define NUMBER ".long"
+#endif
+
 #define TEXT(name) TEXT_OF(name)
 #define TEXT_OF(name) #name
 #define LABEL(name) TEXT(__USER_LABEL_PREFIX__) name
@@ -37,7 +43,7 @@ __asm__(
     "77: .incbin \"" MODEL_FILE "\"\n"
     "78: .balign 8\n"
     GLOBAL("minitx_linked_bytes")
-    "    .quad 78b - 77b\n"
+    "    " NUMBER " 78b - 77b\n"
     "    .text\n");
 
 #if defined(__ELF__)
@@ -46,9 +52,9 @@ __asm__(
 #define OWN
 #endif
 extern const uint8_t minitx_linked_file[] OWN;
-extern const uint64_t minitx_linked_bytes OWN;
+extern const size_t minitx_linked_bytes OWN;
 
 const void *minitx_embedded(size_t *bytes) {
-    *bytes = (size_t)minitx_linked_bytes;
+    *bytes = minitx_linked_bytes;
     return minitx_linked_file;
 }
