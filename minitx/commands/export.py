@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   make -C build && echo "How are you today?" | build/en-pt
   minitx export en-pt --target c --threads 1 --out single/      code without threads
   minitx export en-pt --target c --arch aarch64-linux --out pi/ compiled for it as well, by zig alone
+  minitx export en-pt --target c --embed --out whole/           the weights inside the program and the library
+  minitx export en-pt --target c --freestanding --out board/    for a microcontroller, with an example for a Cortex-M
   minitx export en-pt --target python --out dist/               a wheel: pip install dist/en_pt-*.whl
   minitx export en-pt --target c --dry-run                      the sizes of weights, code and workspace
   minitx export en-pt --target c --dry-run --limits 64 64 2     of a workspace for 64 tokens and 2 hypotheses
@@ -36,6 +38,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.quantize_argument(parser)
     parser.add_argument("--threads", type=common.positive, metavar="N", help="the most that it can use (default: 64)")
     parser.add_argument("--arch", metavar="ARCH", help=f"compile for it as well, by zig: {', '.join(ARCHITECTURES)}")
+    parser.add_argument(
+        "--embed", action="store_true", help="link the weights into what is built; none need be beside it"
+    )
+    bare = "for machines without a system: no libc but memcpy and memset, no allocation, weights linked in"
+    parser.add_argument("--freestanding", action="store_true", help=bare)
     parser.add_argument("--name", metavar="NAME", help="of the command and the files (default: the model's)")
     parser.add_argument("--force", action="store_true", help="write beside other files; replaces an export's alone")
     parser.add_argument(
@@ -70,11 +77,11 @@ def run(args: argparse.Namespace) -> None:
     if not args.out and not args.dry_run:
         raise InputError("no folder to write; name one with --out, or see the sizes with --dry-run")
     status = common.Status()
-    name = args.name or Path(args.model).stem
-    options = Options(name, args.threads or MAX_THREADS, status, args.arch or "")
-    export.check_options(args.target, options)
+    name, threads = args.name or Path(args.model).stem, args.threads or (1 if args.freestanding else MAX_THREADS)
+    options = Options(name, threads, status, args.arch or "", args.embed, args.freestanding)
+    export.check_options(args.target, options)  # before anything takes long
     if not args.dry_run:
-        export.check(Path(args.out), args.force)  # before anything takes long
+        export.check(Path(args.out), args.force)
     try:
         status(f"loading {args.model} ...")
         checkpoint = open_model(args.model, args.quantize)

@@ -11,36 +11,42 @@ from pathlib import Path
 from ..errors import FileError, InputError
 from ..weights.checkpoint import Checkpoint
 from .content import Content, put
-from .targets import compiled, package, wheel
+from .targets import compiled, freestanding, package, wheel
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of package: its files from a checkpoint, and what is told of it."""
+    """A kind of package: its files from a checkpoint, what is told of it, and the options of OPTIONS that it has."""
 
     files: Callable[[Checkpoint, package.Options], dict[str, Content]]
     about: str
     needs: str
     tested: str
-    takes: frozenset[str] = frozenset()  # the fields of Options that not every target takes
+    options: tuple[str, ...] = ()
 
 
+def c_package(checkpoint: Checkpoint, options: package.Options) -> dict[str, Content]:
+    """The sources for a system with libc, or for a machine without one."""
+    return freestanding.files(checkpoint, options) if options.freestanding else compiled.files(checkpoint, options)
+
+
+OPTIONS = ("arch", "embed", "freestanding")  # of `package.Options`: what not every target can do
 TARGETS = {
     "c": Target(
-        compiled.files,
+        c_package,
         "C11 sources, weights, header, command, Makefile; with --arch compiled as well",
         "make, and clang, gcc or zig; libc with pthread; for --arch zig alone",
-        "x86-64 Linux, clang, gcc and zig; --arch: ARM and RISC-V Linux in qemu, Windows in wine, macOS: not run",
-        frozenset({"arch"}),
+        "x86-64 Linux, clang, gcc and zig; ARM and RISC-V Linux, Cortex-M7 and M55 in qemu; Windows in wine; not macOS",
+        OPTIONS,
     ),
     "python": Target(
         wheel.files,
         "a wheel: the compiled model, weights, a Python interface that needs nothing else",
         "clang, gcc or zig to make it; Python 3.9 or newer to use it",
         "x86-64 Linux, Python 3.9 to 3.13",
-        frozenset({"arch"}),
+        ("arch",),
     ),
 }
 
@@ -74,16 +80,17 @@ def export(
 
 
 def files_of(checkpoint: Checkpoint, target: str, options: package.Options) -> dict[str, Content]:
-    """What a target makes; raises `InputError` for options that it does not take."""
+    """What a target makes; raises `InputError` for options that it does not have."""
     check_options(target, options)
     return TARGETS[target].files(checkpoint, options)
 
 
 def check_options(target: str, options: package.Options) -> None:
-    """Raises `InputError` for options that this row of TARGETS does not take."""
-    if options.arch and "arch" not in TARGETS[target].takes:
-        able = ", ".join(name for name, row in TARGETS.items() if "arch" in row.takes)
-        raise InputError(f"target {target} takes no --arch; leave it out, or choose one that does: {able}")
+    """Raises `InputError` for an option that the target does not have."""
+    for option in OPTIONS:
+        if getattr(options, option) and option not in TARGETS[target].options:
+            able = ", ".join(name for name, row in TARGETS.items() if option in row.options)
+            raise InputError(f"--{option}: target {target!r} does not have it; these do: {able}")
 
 
 def check(folder: Path, force: bool) -> list[str]:

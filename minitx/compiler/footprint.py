@@ -130,8 +130,9 @@ def compiled(
     checkpoint: Checkpoint, options: package.Options, files: Mapping[str, Content], folder: Path
 ) -> tuple[Path, Path]:
     """The library of the C package for this machine, and the weight file; `files` may be that package."""
-    weights = f"{options.name}.weights"
-    made = files if {"src/model.c", weights} <= files.keys() else package.files(checkpoint, options)
+    weights, plain = f"{options.name}.weights", package.Options(options.name, options.threads, options.notice)
+    own = {"src/model.c", weights} <= files.keys() and plain == dataclasses.replace(options, arch="")
+    made = files if own else package.files(checkpoint, plain)
     texts = {place: content for place, content in made.items() if isinstance(content, str)}
     library = shared(texts, options.threads, "", options.notice)
     put({f"library{library.suffix}": library.data, weights: made[weights]}, folder)

@@ -11,7 +11,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from array import array
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -25,17 +24,14 @@ from minitx.compiler.targets import package
 from minitx.engines.hypotheses import LENGTH_PENALTIES
 from minitx.errors import FileError, InputError
 from minitx.generation.search import generate
-from minitx.text.normalizer import CharacterMap, Normalizer
-from minitx.text.segment import Vocabulary
-from minitx.text.sentencepiece import SentencePiece
-from minitx.weights.checkpoint import Checkpoint
 from minitx.weights.names import open_model
 
 DATA = Path(__file__).parents[1] / "data"
 NOT_WEIGHTS, VERSION, OTHER, TRUNCATED, DAMAGED = 3, 4, 5, 6, 7
 LIMITS, WORKSPACE, OPTIONS, TOKEN, LONG, OUTPUT, STOPPED = 9, 10, 11, 12, 13, 14, 16
-FIXED = ["alone", "main", *package.FIXED, "runtime/search"]
+FIXED = ["alone", "apart", "main", *package.FIXED, "runtime/search"]
 SMALL = [("post", "int8", "clang"), ("post", "int8", "gcc"), ("ssru", "none", "clang"), ("odd", "none", "clang")]
+small = native_models.with_letters
 Piece = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)
 
 
@@ -55,20 +51,6 @@ def compiler(name: str) -> str:
         assert "CI" not in os.environ, f"install {name}"
         pytest.skip(f"{name} is not installed")
     return name
-
-
-def letters(size: int) -> SentencePiece:
-    """A tokenizer of so many pieces, single letters."""
-    pieces = ["</s>", "<unk>", "\u2581", *(chr(0x61 + i) for i in range(size - 3))]
-    normalizer = Normalizer(CharacterMap(b""), dict.fromkeys(Normalizer.FLAGS, True) | {"whitespace_as_suffix": False})
-    vocabulary = Vocabulary(pieces, array("f", [-1.0] * size), {0: "control", 1: "unknown"})
-    return SentencePiece("unigram", vocabulary, normalizer, None, False, " ?? ")
-
-
-def small(name: str, quantization: str) -> Checkpoint:
-    model = native_models.checkpoint(name, quantization)
-    tokenizers = letters(model.config.source_vocab), letters(model.config.target_vocab)
-    return dataclasses.replace(model, source=tokenizers[0], target=tokenizers[1])
 
 
 class Opened:

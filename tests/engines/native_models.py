@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from minitx.config import Config, Generation, preset
 from minitx.engines.jit import JitEngine
 from minitx.engines.native import Library, NativeEngine
 from minitx.nn.transformer import Transformer
+from minitx.text.normalizer import CharacterMap, Normalizer
+from minitx.text.segment import Vocabulary
+from minitx.text.sentencepiece import SentencePiece
 from minitx.weights.checkpoint import Checkpoint
 from minitx.weights.quant import quantized
 from minitx.weights.shapes import expected
@@ -34,7 +39,12 @@ CONFIGS = {
 
 def checkpoint(name: str, quantization: str = "none", keep: tuple[str, ...] = ()) -> Checkpoint:
     """A model whose logits are far enough apart that rounding does not change their order."""
-    config, random = CONFIGS[name], np.random.default_rng(7)
+    return random_model(CONFIGS[name], quantization, keep)
+
+
+def random_model(config: Config, quantization: str = "none", keep: tuple[str, ...] = ()) -> Checkpoint:
+    """The same of any config."""
+    random = np.random.default_rng(7)
     weights = {}
     for key, shape in expected(config).items():
         if len(shape) == 2:
@@ -45,6 +55,21 @@ def checkpoint(name: str, quantization: str = "none", keep: tuple[str, ...] = ()
     tokenizer: object = None  # nothing here looks at it
     plain = Checkpoint(config, generation, tokenizer, tokenizer, weights, {})  # type: ignore[arg-type]
     return quantized(plain, quantization, keep)
+
+
+def letters(size: int) -> SentencePiece:
+    """A tokenizer of so many pieces, single letters."""
+    pieces = ["</s>", "<unk>", "\u2581", *(chr(0x61 + i) for i in range(size - 3))]
+    normalizer = Normalizer(CharacterMap(b""), dict.fromkeys(Normalizer.FLAGS, True) | {"whitespace_as_suffix": False})
+    vocabulary = Vocabulary(pieces, array("f", [-1.0] * size), {0: "control", 1: "unknown"})
+    return SentencePiece("unigram", vocabulary, normalizer, None, False, " ?? ")
+
+
+def with_letters(name: str, quantization: str) -> Checkpoint:
+    """A model with tokenizers, so that it can be exported."""
+    model = checkpoint(name, quantization)
+    tokenizers = letters(model.config.source_vocab), letters(model.config.target_vocab)
+    return dataclasses.replace(model, source=tokenizers[0], target=tokenizers[1])
 
 
 def runnable() -> list[InstructionSet]:

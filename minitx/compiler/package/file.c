@@ -18,6 +18,13 @@ int minitx_open_memory(minitx_model **model, const void *weights, size_t bytes, 
     return MINITX_OK;
 }
 
+int minitx_open_embedded(minitx_model **model, const minitx_limits *limits) {
+    size_t bytes;
+    const void *weights = minitx_embedded(&bytes);
+    *model = NULL;
+    return weights ? minitx_open_memory(model, weights, bytes, limits) : MINITX_NOT_LINKED;
+}
+
 int minitx_open(minitx_model **model, const char *path, const minitx_limits *limits) {
     size_t bytes = 0;
     const void *map = system_map(path, &bytes);

@@ -49,6 +49,7 @@ enum {
     MINITX_STOPPED,     /* the callback said so */
     MINITX_NONE,        /* a hypothesis that there is not: there are fewer */
     MINITX_BEGIN,       /* a step of a search that was not begun, or after something else was translated */
+    MINITX_NOT_LINKED,  /* no weights are linked in: the package was exported without --embed */
     MINITX_ERRORS
 };
 
@@ -65,13 +66,25 @@ typedef struct {
     int source, target, beam, threads;
 } minitx_limits;
 
+/* The weight file that is linked in, where it was exported with --embed, and its bytes; else NULL and 0. It is at a
+ * multiple of 64, as minitx_workspace and minitx_open_in want it. */
+MINITX_API const void *minitx_embedded(size_t *bytes);
+
+#define MINITX_FREESTANDING MODEL_FREESTANDING /* 1: exported for machines without a system, where nothing allocates */
+#if !MINITX_FREESTANDING
+
 /* Opens a weight file, which is used where it lies, by a memory map. NULL stands for the default limits. */
 MINITX_API int minitx_open(minitx_model **model, const char *path, const minitx_limits *limits);
 
 /* The same over weights in memory, at a multiple of 64, which have to stay there and as they are. */
 MINITX_API int minitx_open_memory(minitx_model **model, const void *weights, size_t bytes, const minitx_limits *limits);
 
-/* The same without taking any memory: the model lives in `workspace`, at a multiple of 64, which is free again after
+/* The same over the weights that are linked in, of which no copy is made; or MINITX_NOT_LINKED. */
+MINITX_API int minitx_open_embedded(minitx_model **model, const minitx_limits *limits);
+
+#endif
+
+/* Opens weights in memory without taking any: the model lives in `workspace`, at a multiple of 64, which is free again after
  * minitx_close. Of more than one thread the system may take memory for its own. */
 MINITX_API int minitx_open_in(minitx_model **model, const void *weights, size_t bytes, const minitx_limits *limits,
                               void *workspace, size_t workspace_bytes);

@@ -20,7 +20,7 @@ static const char HELP[] =
     "  --min-length N  shortest one\n"
     "  --no-split      take each line as one sentence, however long\n"
     "  --threads N     1 to MODEL_THREADS (default: 1)\n"
-    "  --weights FILE  the weight file (default: MODEL_NAME.weights beside this program, else " MODEL_WEIGHTS ")\n"
+    "  --weights FILE  the weight file (default: MODEL_DEFAULT)\n"
     "  --ids           lines are source tokens, the end included, and become target tokens\n"
     "\n"
     "examples:\n"
@@ -74,11 +74,13 @@ static int parse(int count, char **values, Arguments *a) {
     return i;
 }
 
-/* Opens the weights that were named, or those beside this program, or those that were installed. */
+/* Opens the weights that were named, or linked in, or those beside this program, or those that were installed. */
 static int open_weights(minitx_model **model, const Arguments *a, const char *program, const char **tried) {
     static char path[4096];
+    size_t linked;
     *tried = a->weights;
     if (a->weights) return minitx_open(model, a->weights, &a->limits);
+    if (minitx_embedded(&linked)) return minitx_open_embedded(model, &a->limits);
     *tried = path;
     console_program(path, sizeof path - sizeof "MODEL_NAME.weights", program);
     console_beside(path, "MODEL_NAME.weights");

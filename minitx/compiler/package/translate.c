@@ -24,6 +24,7 @@ static const char *const MESSAGES[MINITX_ERRORS] = {
     [MINITX_STOPPED] = "stopped by the callback",
     [MINITX_NONE] = "there are not so many hypotheses; ask for a lower one, or search with a greater beam",
     [MINITX_BEGIN] = "no search was begun; call minitx_begin first",
+    [MINITX_NOT_LINKED] = "no weights are linked in; open a weight file, or export with --embed",
 };
 
 const char *minitx_message(int error) {

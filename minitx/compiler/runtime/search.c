@@ -112,7 +112,8 @@ Search *search_start(void *memory, const Step *step, const Options *options, con
     const size_t rows = (size_t)sentences * (size_t)beam;
     uint8_t *at = memory;
     Search *s = take(&at, sizeof *s);
-    *s = (Search){.step = *step, .options = *options, .limits = limits, .count = sentences};
+    *s = (Search){.options = *options, .limits = limits, .count = sentences};
+    s->step = *step; /* by itself: as part of the above, compilers call memmove for it */
     s->totals = take(&at, rows * sizeof *s->totals);
     s->ended = take(&at, rows * sizeof *s->ended);
     s->ends = take(&at, (size_t)sentences * sizeof *s->ends);

@@ -4,13 +4,14 @@ command, static library and shared library.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DeviceError
 from ...weights.checkpoint import Checkpoint
-from ..content import Content, Program
+from ..content import Content, Program, put
 from ..cross import ARCHITECTURES, Architecture, Cross
 from . import package
 
@@ -22,8 +23,10 @@ It was compiled by zig for {system}, {processor}. {about}
 |---|---|---|
 {rows}
 
-The command looks for `{name}.weights` beside itself; nothing else has to be copied.
+{weights}
 """
+LINKED = "The weights are in the command and in the libraries; nothing else has to be copied."
+BESIDE = "The command looks for `{}.weights` beside itself; nothing else has to be copied."
 
 
 def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, Content]:
@@ -32,21 +35,28 @@ def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, Content
     if not options.arch:
         return made
     row = ARCHITECTURES[options.arch]
-    texts = {place: content for place, content in made.items() if isinstance(content, str)}
     try:
         with tempfile.TemporaryDirectory(prefix="minitx-") as folder:
-            found = compiled(texts, options, row, Path(folder))
+            found = compiled(made, options, row, Path(folder))
     except OSError as e:
         where = e.filename or tempfile.gettempdir()
         raise DeviceError(f"{where}: cannot be used ({e.strerror or e}); free space or set TMPDIR") from None
-    first, heading, rest = texts["README.md"].partition("\n## ")
+    first, heading, rest = str(made["README.md"]).partition("\n## ")
     return made | found | {"README.md": first + section(found, options, row) + heading + rest}
 
 
-def compiled(texts: Mapping[str, str], options: package.Options, row: Architecture, folder: Path) -> dict[str, bytes]:
+def compiled(
+    made: Mapping[str, Content], options: package.Options, row: Architecture, folder: Path
+) -> dict[str, bytes]:
     """The command, the static library and the shared one by name."""
     system, name, notice = row.system, options.name, options.notice
-    units, shared = package.units(row.machine, options.threads), system.shared.format(name)
+    texts = {place: content for place, content in made.items() if isinstance(content, str)}
+    units, shared = package.units(row.machine, options.threads, options.embed), system.shared.format(name)
+    if options.embed:
+        weights = f"{name}.weights"
+        put({weights: made[weights]}, folder)
+        where = f'-DMODEL_FILE="{folder / weights}"'
+        units = [dataclasses.replace(u, flags=(*u.flags, where)) if u.name == "linked" else u for u in units]
     library, command = Cross(row, folder / "library"), Cross(row.of_command(), folder / "command")
     objects = dict(zip(units, library.compile(texts, units, notice), strict=True))
     own = [package.command(name)]
@@ -67,5 +77,6 @@ def section(found: Mapping[str, bytes], options: package.Options, row: Architect
     rows = [
         f"| `{place}` | {len(data):,} | {what} |" for (place, data), what in zip(found.items(), is_what, strict=True)
     ]
-    words = {"arch": options.arch, "system": row.system.title, "processor": row.processor, "name": options.name}
-    return SECTION.format(rows="\n".join(rows), about=row.system.about, **words)
+    words = {"arch": options.arch, "system": row.system.title, "processor": row.processor, "about": row.system.about}
+    weights = LINKED if options.embed else BESIDE.format(options.name)
+    return SECTION.format(rows="\n".join(rows), weights=weights, **words)

@@ -67,6 +67,8 @@ AREAS = {
     },
 }
 FIXED_AREAS = 10
+LINKED = "linked into the library; only the build reads it"
+BESIDE = 'beside this program, else " MODEL_WEIGHTS "'
 EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chosen": "OF_CHOSEN"}
 FUNCTIONS = "functions_"  # what the objects of an instruction set begin with, which look at no libc
 
@@ -75,13 +77,17 @@ FUNCTIONS = "functions_"  # what the objects of an instruction set begin with, w
 class Options:
     """What a package is made like: the name of its files and the most threads that it can use.
 
-    `notice` is told how far it is. `arch` is a row of ARCHITECTURES that it is compiled for as well, if any.
+    `notice` is told how far it is. `arch` is a row of ARCHITECTURES that it is compiled for as well, if any. `embed`
+    links the weights into the library. `freestanding` is for machines without a system, by one thread, and links them
+    as well.
     """
 
     name: str
     threads: int = MAX_THREADS
     notice: Callable[[str], object] = lambda message: None
     arch: str = ""
+    embed: bool = False
+    freestanding: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -91,6 +97,10 @@ class Options:
             raise InputError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}")
         if self.arch:
             pick(ARCHITECTURES, self.arch, "architecture")
+        if self.freestanding and self.arch:
+            raise InputError("a freestanding package is compiled by its own Makefile; leave out --arch")
+        if self.freestanding and self.threads > 1:
+            raise InputError(f"a freestanding package has no threads, not {self.threads}; leave out --threads")
 
 
 def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
@@ -99,7 +109,8 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
     options.notice("planning the model ...")
     planned = plan(checkpoint.config)
     own = words(checkpoint, options) | {"MODEL_BYTES": f"{planned.weight_bytes:,}"}
-    made: dict[str, Content] = {place: fill(text, own) for place, text in sources(planned, name, threads).items()}
+    texts = sources(planned, name, threads, options.embed)
+    made: dict[str, Content] = {place: fill(text, own) for place, text in texts.items()}
     made["src/prefix.h"] = renames(identifier(name))
     made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
     return made
@@ -117,26 +128,34 @@ def words(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
         "MODEL_LONGEST": str(checkpoint.config.max_length),
         "MODEL_THREADS": str(threads),
         "MODEL_SETS": sets_of_machines(),
-        "MODEL_SOURCES": " ".join(parts(threads)),
-        "MODEL_FLAGS": " ".join(flag for flag in build.FLAGS if not flag.startswith(("-O", "-std="))),
+        "MODEL_SOURCES": " ".join(parts(threads, options.embed)),
+        "MODEL_WHERE": LINKED if options.embed else "the command has it beside itself",
+        "MODEL_DEFAULT": "what is linked in" if options.embed else f"{name}.weights {BESIDE}",
+        "MODEL_FREESTANDING": str(int(options.freestanding)),
+        "MODEL_FLAGS": " ".join(flags()),
         "MODEL_VERSION": __version__,
         "minitx_": f"{prefix}_",
         "MINITX_": f"{prefix.upper()}_",
     }
 
 
+def flags() -> list[str]:
+    """The compiler's, which all sources need."""
+    return [flag for flag in build.FLAGS if not flag.startswith(("-O", "-std="))]
+
+
 def fill(text: str, words: dict[str, str]) -> str:
     return re.sub("|".join(words), lambda m: words[m[0]], text)
 
 
-def parts(threads: int) -> list[str]:
+def parts(threads: int, embed: bool = False) -> list[str]:
     """The sources that are compiled once, by name."""
-    return [*FIXED, "search", "team" if threads > 1 else "alone"]
+    return [*FIXED, "search", "team" if threads > 1 else "alone", "linked" if embed else "apart"]
 
 
-def units(machine: str, threads: int) -> list[build.Unit]:
+def units(machine: str, threads: int, embed: bool = False) -> list[build.Unit]:
     """What is compiled of a package for a kind of machine, but for the command."""
-    once = [*parts(threads), "model", f"sets_{machine if machine in machines() else 'plain'}"]
+    once = [*parts(threads, embed), "model", f"sets_{machine if machine in machines() else 'plain'}"]
     places = {"search": "runtime/search.c"}
     return [
         *(build.Unit(part, f'#include "src/{places.get(part, f"{part}.c")}"\n') for part in once),
@@ -154,15 +173,10 @@ def command(name: str) -> build.Unit:
     return build.Unit("main", f'#define MODEL_WEIGHTS "{name}.weights"\n#include "src/main.c"\n')
 
 
-def sources(planned: Plan, name: str, threads: int) -> dict[str, str]:
+def sources(planned: Plan, name: str, threads: int, embed: bool = False) -> dict[str, str]:
     """The package's texts before the model's name is in them."""
-    team = [entry.HERE / "runtime/team.c"] if threads > 1 else [entry.HERE / "package/alone.c"]
-    found = [
-        *(entry.HERE / f"package/{part}.c" for part in (*FIXED, "main")),
-        *(entry.HERE / f"package/{part}" for part in HEADERS),
-        *team,
-    ]
-    texts = {f"src/{file.name}": read(file) for file in found}
+    texts = {f"src/{part}.c": text(part) for part in (*parts(threads, embed), "main") if part != "search"}
+    texts |= {f"src/{header}": read(entry.HERE / f"package/{header}") for header in HEADERS}
     shared = [*(entry.HERE / "kernels").glob("*.h"), *(entry.HERE / "runtime").glob("*.h")]
     shared.append(entry.HERE / "runtime/search.c")
     texts |= {f"src/{file.parent.name}/{file.name}": read(file) for file in sorted(shared)}
@@ -174,6 +188,11 @@ def sources(planned: Plan, name: str, threads: int) -> dict[str, str]:
     texts["README.md"] = read(entry.HERE / "package/README.in")
     texts[f"{name}.h"] = read(entry.HERE / "package/interface.h")
     return texts
+
+
+def text(part: str) -> str:
+    """A source that is compiled once."""
+    return read(entry.HERE / ("runtime" if part == "team" else "package") / f"{part}.c")
 
 
 def read(file: Path) -> str:

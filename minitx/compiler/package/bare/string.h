@@ -1,0 +1,30 @@
+/* What the library needs of <string.h>, for machines without a C library. Only memcpy and memset have to be linked. */
+#ifndef MINITX_BARE_STRING_H
+#define MINITX_BARE_STRING_H
+
+#include <stddef.h>
+
+void *memcpy(void *to, const void *from, size_t bytes);
+void *memset(void *to, int byte, size_t bytes);
+
+/* -ffreestanding takes these for any functions; the compiler's own are instructions where the size is constant. */
+#define memcpy __builtin_memcpy
+#define memset __builtin_memset
+#define memcmp minitx_bare_compare
+#define memchr minitx_bare_find
+
+static inline int minitx_bare_compare(const void *a, const void *b, size_t bytes) {
+    const unsigned char *first = (const unsigned char *)a, *second = (const unsigned char *)b;
+    for (size_t i = 0; i < bytes; i++)
+        if (first[i] != second[i]) return first[i] < second[i] ? -1 : 1;
+    return 0;
+}
+
+static inline void *minitx_bare_find(const void *memory, int byte, size_t bytes) {
+    const unsigned char *at = (const unsigned char *)memory;
+    for (size_t i = 0; i < bytes; i++)
+        if (at[i] == (unsigned char)byte) return (void *)(at + i);
+    return NULL;
+}
+
+#endif
