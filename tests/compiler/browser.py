@@ -43,7 +43,7 @@ class Browser:
         self.into, from_them = os.pipe()
         command = [program(), *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{from_them}', "sh", *command],
+            ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{from_them}', "bash", *command],
             pass_fds=(theirs, from_them),
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -102,7 +102,9 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **more)
 
     def screenshot(self, file: Path, width: int, height: int, dark: bool = False) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=False)["data"]))
@@ -126,8 +128,6 @@ def browser(profile: Path | None = None, **options: Any) -> Iterator[Browser]:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}
-
     def log_message(self, *arguments: object) -> None:
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
 
