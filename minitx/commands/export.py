@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   minitx export en-pt --target c --arch aarch64-linux --out pi/ compiled for it as well, by zig alone
   minitx export en-pt --target c --embed --out whole/           the weights inside the program and the library
   minitx export en-pt --target c --freestanding --out board/    for a microcontroller, with an example for a Cortex-M
+  minitx export en-pt --target wasm --quantize int8 --out web/  a page, a JavaScript module, WebAssembly
   minitx export en-pt --target python --out dist/               a wheel: pip install dist/en_pt-*.whl
   minitx export en-pt --target c --dry-run                      the sizes of weights, code and workspace
   minitx export en-pt --target c --dry-run --limits 64 64 2     of a workspace for 64 tokens and 2 hypotheses

@@ -11,7 +11,7 @@ class Program(bytes):
     """A file that can be run."""
 
 
-Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes the file, which can also be read
+Content = str | bytes | Callable[[IO[bytes]], object]  # of a file, or what writes the file, which can also be read
 
 
 def put(files: Mapping[str, Content], folder: Path) -> None:

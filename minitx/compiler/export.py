@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import FileError, InputError
 from ..weights.checkpoint import Checkpoint
 from .content import Content, put
-from .targets import compiled, freestanding, package, wheel
+from .targets import compiled, freestanding, package, wasm, wheel
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -47,6 +47,12 @@ TARGETS = {
         "clang, gcc or zig to make it; Python 3.9 or newer to use it",
         "x86-64 Linux, Python 3.9 to 3.13",
         ("arch",),
+    ),
+    "wasm": Target(
+        wasm.files,
+        "WebAssembly with and without SIMD, JavaScript module with types, weights, page",
+        "zig; a browser or Node 18",
+        "Node 20, Chromium",
     ),
 }
 

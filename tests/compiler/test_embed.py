@@ -44,7 +44,7 @@ class Linked(Opened):
 
 
 def made(out: Path, cc: str = "clang", embed: bool = True, name: str = "post") -> Path:
-    export(small(name, "int8"), "c", out, package.Options("tiny.model", 1, embed), force=True)
+    export(small(name, "int8"), "c", out, package.Options("tiny.model", 1, embed=embed), force=True)
     if cc == ZIG:
         command = ["make", "-j2", "-C", str(out), f"CC={cc}", "CFLAGS=-O0", "tiny.model", "libtiny.model.so"]
         subprocess.run(command, check=True, capture_output=True)

@@ -123,6 +123,8 @@ def words(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
     prefix = identifier(name)
     return {
+        "MODEL_FROM": languages[0] if known else "",
+        "MODEL_INTO": languages[1] if known else "",
         "MODEL_NAME": name,
         "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),
