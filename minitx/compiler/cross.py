@@ -37,7 +37,7 @@ class System:
     shared_flags: tuple[str, ...] = (*build.LINK, "-lm", "-Wl,--gc-sections")
 
 
-STATIC = "The command is static and needs nothing; the libraries are for programs with glibc, {} or newer."
+STATIC = "The command is static and needs nothing; the libraries are for programs with glibc {} or newer."
 LINUX = System("Linux", STATIC.format("2.17"), "{}", "lib{}.a", "lib{}.so")
 RISCV = dataclasses.replace(LINUX, about=STATIC.format("2.27"))
 WINDOWS = System("Windows 10 or newer", "The static library is for MinGW.", "{}.exe", "lib{}.a", "{}.dll")
