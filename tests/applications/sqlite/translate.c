@@ -13,16 +13,16 @@ SQLITE_EXTENSION_INIT1
 
 /* Each package has types of its own; these functions hide them. */
 #define MODEL(NAME, PREFIX)                                                                                           \
-    static int PREFIX##_begin(void **opened) {                                                                        \
+    static int sql_begin_##PREFIX(void **opened) {                                                                        \
         PREFIX##_model *model;                                                                                        \
         const int error = PREFIX##_open_embedded(&model, NULL);                                                       \
         *opened = model;                                                                                              \
         return error;                                                                                                 \
     }                                                                                                                 \
-    static int PREFIX##_text(void *model, const char *text, size_t bytes, char *out, size_t room, size_t *needed) {   \
+    static int sql_text_##PREFIX(void *model, const char *text, size_t bytes, char *out, size_t room, size_t *needed) {   \
         return PREFIX##_translate((PREFIX##_model *)model, text, bytes, NULL, out, room, needed);                     \
     }                                                                                                                 \
-    static void PREFIX##_end(void *model) { PREFIX##_close((PREFIX##_model *)model); }
+    static void sql_end_##PREFIX(void *model) { PREFIX##_close((PREFIX##_model *)model); }
 #include "models.h"
 #undef MODEL
 
@@ -34,7 +34,7 @@ typedef struct {
     const char *(*message)(int error);
 } Package;
 
-#define MODEL(NAME, PREFIX) {NAME, PREFIX##_begin, PREFIX##_text, PREFIX##_end, PREFIX##_message},
+#define MODEL(NAME, PREFIX) {NAME, sql_begin_##PREFIX, sql_text_##PREFIX, sql_end_##PREFIX, PREFIX##_message},
 static const Package packages[] = {
 #define ROWS
 #include "models.h"
