@@ -13,13 +13,14 @@ SQLITE_EXTENSION_INIT1
 
 /* Each package has types of its own; these functions hide them. */
 #define MODEL(NAME, PREFIX)                                                                                           \
-    static int sql_begin_##PREFIX(void **opened) {                                                                        \
+    static int sql_begin_##PREFIX(void **opened) {                                                                    \
         PREFIX##_model *model;                                                                                        \
         const int error = PREFIX##_open_embedded(&model, NULL);                                                       \
         *opened = model;                                                                                              \
         return error;                                                                                                 \
     }                                                                                                                 \
-    static int sql_text_##PREFIX(void *model, const char *text, size_t bytes, char *out, size_t room, size_t *needed) {   \
+    static int sql_text_##PREFIX(void *model, const char *text, size_t bytes, char *out, size_t room,                 \
+                                 size_t *needed) {                                                                    \
         return PREFIX##_translate((PREFIX##_model *)model, text, bytes, NULL, out, room, needed);                     \
     }                                                                                                                 \
     static void sql_end_##PREFIX(void *model) { PREFIX##_close((PREFIX##_model *)model); }
