@@ -20,7 +20,7 @@ from minitx.compiler.targets import package
 from minitx.errors import InputError
 from minitx.generation.search import generate
 
-NOT_LINKED = 17
+NOT_LINKED = 19
 ZIG = f"{sys.executable} -m ziglang cc"
 
 
