@@ -163,7 +163,8 @@ def test_what_cannot_be_done_is_an_error_that_names_it(folder) -> None:
     const model = await load({ limits: { source: 8, target: 8, beam: 2 } });
     const stopping = new AbortController();
     const works = [
-      () => model.translate("a".repeat(9)), () => model.translate(5), () => model.translate("a", { beam: 3 }),
+      () => model.translate("a".repeat(9), { split: false }), () => model.translate(5),
+      () => model.translate("a", { beam: 3 }),
       () => model.translate("a", { beam: 1.5 }), () => model.translate("a", { maxLength: -1 }),
       () => model.generate([96]), () => model.generate(["x"]), () => load({ limits: { source: 65 } }),
       () => load({ limits: { beam: "2" } }), () => load({ backend: "z80" }),
