@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +61,15 @@ class Call:
     """One kernel: a name of `Function.sources` or a hand-written one, and its arguments.
 
     An argument is the number of a buffer (`["buffer", 3]`), a constant (`["value", 512]`), or a name that the runtime
-    knows (`["name", "sizes"]`). Calls of one `stage` may run beside each other.
+    knows (`["name", "sizes"]`). Calls of one `stage` may run beside each other. On a GPU the kernel is launched as
+    `groups` of its own size in three dimensions: numbers, names of variables, or `[operation, a, b]` of such.
     """
 
     kernel: str
     arguments: tuple[tuple[str, Any], ...]
     stage: int
     writes: tuple[int, ...]
+    groups: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Plan:
 
     config: dict[str, Any]
     functions: tuple[Function, ...]
-    sources: dict[str, str]  # of tinygrad's kernels, in C, by the name that calls have for them
+    sources: dict[str, str]  # of tinygrad's kernels, in C or WGSL, by the name that calls have for them
     weights: tuple[tuple[Weight, int], ...]  # and where each lies
     weight_bytes: int
 
@@ -102,7 +105,7 @@ def plan(config: Config) -> Plan:
         places[weight] = size
         size += padded(weight.bytes, ALIGNMENT)
     sources: dict[str, str] = {}
-    functions = [assemble(*parts, places, sources) for parts in planned]
+    functions = [assemble(graph.weights, *parts, places, sources) for graph, *parts in planned]
     return Plan(config.to_dict(), tuple(functions), sources, tuple(places.items()), size)
 
 
@@ -176,13 +179,32 @@ def root(uop: UOp) -> UOp:
     return uop
 
 
+@dataclass(frozen=True)
+class Renderer:
+    """How `assemble` writes kernels: a row of `render.TARGETS`, and how it counts memory."""
+
+    target: str
+    rows: int  # those that a buffer has in the graph: its size is given for one of so many
+    alignment: int  # bytes, of the buffers in the arena
+    buffers: int = 0  # that one kernel may have; 0: no limit
+
+
+C = Renderer("clang", MAX_ROWS, ALIGNMENT)
+
+
 def assemble(
-    graph: Graph, name: str, outputs: list[Tensor], named: Named, places: dict[Weight, int], sources: dict[str, str]
+    weights: Mapping[Weight, Tensor],
+    name: str,
+    outputs: list[Tensor],
+    named: Named,
+    places: Mapping[Weight, int],
+    sources: dict[str, str],
+    by: Renderer = C,
 ) -> Function:
     """The function whose outputs these are; tinygrad's kernels are added to `sources`."""
     known = {root(t.uop): (n, role, extent) for n, (t, role, extent) in named.items()}
-    packed = {root(t.uop): w for w, t in graph.weights.items()}
-    to = renderer("clang")
+    packed = {root(t.uop): w for w, t in weights.items()}
+    to = renderer(by.target)
     buffers: list[Buffer] = []
     numbers: dict[UOp, int] = {}
     calls: list[Call] = []
@@ -196,12 +218,12 @@ def assemble(
                 buffers.append(Buffer(packed[base].name, "weight", packed[base].bytes, places[packed[base]]))
             elif base in known:
                 label, role, extent = known[base]
-                buffers.append(Buffer(label, role, size // MAX_ROWS, extent=extent))
+                buffers.append(Buffer(label, role, size // by.rows, extent=extent))
             else:
-                buffers.append(Buffer(f"arena{len(buffers)}", "arena", padded(size // MAX_ROWS, ALIGNMENT)))
+                buffers.append(Buffer(f"arena{len(buffers)}", "arena", padded(size // by.rows, by.alignment)))
         return numbers[base]
 
-    for call in kernels(*outputs):
+    for call in kernels(*outputs, buffers=by.buffers):
         arguments = [number(u) for u in get_call_arg_uops(call)]
         if call.src[0].op is Ops.PROGRAM:
             calls.append(handwritten(call.src[0], arguments))
@@ -229,12 +251,35 @@ def handwritten(program: UOp, arguments: list[int]) -> Call:
 def rendered(program: UOp, arguments: list[int], sources: dict[str, str]) -> Call:
     """The call of a kernel that tinygrad wrote. One source is one kernel, whatever its name."""
     text, info = program.src[2].arg, program.arg
+    groups = tuple(expression(size) for size in info.global_size) if info.local_size else ()
     source = text.replace(info.function_name, "KERNEL")
     kernel = next((k for k, s in sources.items() if s == source), f"fused{len(sources)}")
     sources[kernel] = source
     given = {slot: ("buffer", arguments[slot]) for slot in info.globals}
     given |= {v.arg.slot: ("name", v.expr) for v in info.vars}
-    return Call(kernel, tuple(given[slot] for slot in sorted(given)), 0, tuple(arguments[o] for o in info.outs))
+    both = tuple(given[slot] for slot in sorted(given))
+    return Call(kernel, both, 0, tuple(arguments[o] for o in info.outs), groups)
+
+
+# Of numbers that are never below 0.
+OPERATIONS = {
+    **dict.fromkeys((Ops.CDIV, Ops.FLOORDIV), "/"),
+    **dict.fromkeys((Ops.CMOD, Ops.FLOORMOD), "%"),
+    **{Ops.ADD: "+", Ops.MUL: "*", Ops.SHL: "<<", Ops.SHR: ">>"},
+}
+
+
+def expression(size: int | UOp) -> Any:
+    """A launch size as plain data: see `Call`."""
+    if isinstance(size, int):
+        return size
+    if size.op is Ops.CONST:
+        return int(size.arg)
+    if size.op in (Ops.CAST, Ops.BITCAST):
+        return expression(size.src[0])
+    if size.op in OPERATIONS:
+        return [OPERATIONS[size.op], *map(expression, size.src)]
+    return str(size.expr)  # a variable
 
 
 def stages(calls: list[Call]) -> list[Call]:

@@ -76,7 +76,8 @@ def kernels(*outputs: Tensor, buffers: int = 0) -> list[UOp]:
     `buffers` is the most that one kernel may have, a target's `Row.buffers`; 0 is no limit. Copies between devices
     are no kernels and are left out. The outputs are spent: tinygrad regards them as computed from now on.
     """
-    with Context(MAX_KERNEL_BUFFERS=buffers, SCACHE=0):  # tinygrad's cache of schedules does not know the limit
+    # tinygrad's cache of schedules does not know the limit, and its arena would make one buffer of many
+    with Context(MAX_KERNEL_BUFFERS=buffers, SCACHE=0, NO_MEMORY_PLANNER=1):
         linear, _ = Tensor.linear_with_vars(*outputs)
     return [call for call in linear.src if call.src[0].op in (Ops.SINK, Ops.PROGRAM)]
 
