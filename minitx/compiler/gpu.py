@@ -32,10 +32,11 @@ from ..nn.quant import scheme
 from ..nn.transformer import Transformer
 from .packing import PANEL, padded
 from .plan import Function, Named, Plan, Renderer, assemble
+from .tuning import panels
 from .weights import MATRIX, TABLE, VECTOR, Weight
 
 BUFFERS = 8  # of a kernel: what every device has at least
-WGSL = Renderer("wgsl", 1, 256, BUFFERS)  # a buffer begins at a multiple of 256 bytes
+WGSL = Renderer("wgsl", 1, 256, BUFFERS, panels)  # a buffer begins at a multiple of 256 bytes
 FORBIDDEN = -1e30  # minus infinity, for devices that need not know that
 BEAM = 4  # hypotheses that `beams` has room for, or the model's own beam if that is larger
 
@@ -58,6 +59,7 @@ def plan(config: Config, native: Plan, beam: int) -> Plan:
         weights, outputs, named = make()
         functions.append(assemble(weights, name, outputs, named, places, sources, WGSL))
     return Plan(config.to_dict(), tuple(functions), sources, native.weights, native.weight_bytes)
+
 
 
 Weights = dict[Weight, Tensor]

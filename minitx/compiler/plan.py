@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +187,7 @@ class Renderer:
     rows: int  # those that a buffer has in the graph: its size is given for one of so many
     alignment: int  # bytes, of the buffers in the arena
     buffers: int = 0  # that one kernel may have; 0: no limit
+    tune: Callable[[UOp, Any], UOp] = lambda kernel, renderer: kernel  # gives a kernel the opts it is written with
 
 
 C = Renderer("clang", MAX_ROWS, ALIGNMENT)
@@ -228,7 +229,7 @@ def assemble(
         if call.src[0].op is Ops.PROGRAM:
             calls.append(handwritten(call.src[0], arguments))
         else:
-            calls.append(rendered(to_program(call.src[0], to), arguments, sources))
+            calls.append(rendered(to_program(by.tune(call.src[0], to), to), arguments, sources))
     staged = stages(calls)
     arena, offsets = allocate(buffers, staged)
     placed = [dataclasses.replace(b, offset=offsets.get(i, b.offset)) for i, b in enumerate(buffers)]
