@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   minitx export en-pt --target c --quantize int8 --out build/
   make -C build && echo "How are you today?" | build/en-pt
   minitx export en-pt --target c --threads 1 --out single/      code without threads
+  minitx export en-pt --target wasm --quantize int8 --out web/  a page, a JavaScript module, WebAssembly
   minitx export en-pt --target c --dry-run                      the sizes of the files
   minitx export --list                                          the targets, what each needs and was tested on
 
@@ -31,7 +32,7 @@ class Listed(argparse.Action):
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.model_argument(parser)
-    parser.add_argument("--target", required=True, metavar="T", help="what to make, a row of --list: c")
+    parser.add_argument("--target", required=True, metavar="T", help="what to make, a row of --list: c, wasm")
     parser.add_argument("--out", metavar="DIR", help="the folder to write, new or empty")
     common.quantize_argument(parser)
     parser.add_argument("--threads", type=common.positive, metavar="N", help="the most that it can use (default: 64)")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import FileError
 from ..weights.checkpoint import Checkpoint
-from .targets import package
+from .targets import package, wasm
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -32,6 +32,12 @@ TARGETS = {
         "C11 sources, weights, header, command, Makefile",
         "make, and clang, gcc or zig; libc with pthread",
         "x86-64 Linux, clang, gcc and zig",
+    ),
+    "wasm": Target(
+        wasm.files,
+        "WebAssembly with and without SIMD, JavaScript module with types, weights, page",
+        "zig; a browser or Node 18",
+        "Node 20, Chromium",
     ),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -57,7 +57,7 @@ AREAS = {
 }
 FIXED_AREAS = 10
 EXTENTS = {"rows": "OF_ROWS", "source": "OF_SOURCE", "cache": "OF_CACHE", "chosen": "OF_CHOSEN"}
-Content = str | bytes | Callable[[IO[bytes]], None]  # of a file, or what writes the file, which can also be read
+Content = str | bytes | Callable[[IO[bytes]], object]  # of a file, or what writes the file, which can also be read
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,18 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
     name, threads = options.name, options.threads
     options.notice("planning the model ...")
     planned = plan(checkpoint.config)
-    texts = sources(planned, name, threads)
+    texts = fill(sources(planned, name, threads), words(checkpoint, planned, options))
+    made: dict[str, Content] = {**texts, "src/prefix.h": renames(identifier(name))}
+    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
+    return made
+
+
+def words(checkpoint: Checkpoint, planned: Plan, options: Options) -> dict[str, str]:
+    """What stands for what in the package's texts."""
+    name, threads, prefix = options.name, options.threads, identifier(options.name)
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
-    prefix = identifier(name)
-    words = {
+    return {
         "MODEL_NAME": name,
         "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),
@@ -101,11 +108,12 @@ def files(checkpoint: Checkpoint, options: Options) -> dict[str, Content]:
         "minitx_": f"{prefix}_",
         "MINITX_": f"{prefix.upper()}_",
     }
+
+
+def fill(texts: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
+    """Texts with the model's own words in them."""
     pattern = re.compile("|".join(words))
-    made: dict[str, Content] = {place: pattern.sub(lambda m: words[m[0]], text) for place, text in texts.items()}
-    made["src/prefix.h"] = renames(prefix)
-    made[f"{name}.weights"] = lambda file: write_weights(planned, checkpoint, name, file)
-    return made
+    return {place: pattern.sub(lambda m: words[m[0]], text) for place, text in texts.items()}
 
 
 def parts(threads: int) -> list[str]:
