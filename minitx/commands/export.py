@@ -32,7 +32,7 @@ class Listed(argparse.Action):
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.model_argument(parser)
-    parser.add_argument("--target", required=True, metavar="T", help="what to make, a row of --list: c, wasm")
+    parser.add_argument("--target", required=True, metavar="T", help="what to make, a row of --list: c, wasm, webgpu")
     parser.add_argument("--out", metavar="DIR", help="the folder to write, new or empty")
     common.quantize_argument(parser)
     parser.add_argument("--threads", type=common.positive, metavar="N", help="the most that it can use (default: 64)")

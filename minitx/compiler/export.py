@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import FileError
 from ..weights.checkpoint import Checkpoint
-from .targets import package, wasm
+from .targets import package, wasm, webgpu
 
 LIST = "files.txt"  # in the folder: the files that an export wrote, a line each
 
@@ -38,6 +38,12 @@ TARGETS = {
         "WebAssembly with and without SIMD, JavaScript module with types, weights, page",
         "zig; a browser or Node 18",
         "Node 20, Chromium",
+    ),
+    "webgpu": Target(
+        webgpu.files,
+        "the same, with kernels for a GPU that are used where it computes the same",
+        "zig; a browser with WebGPU, or what wasm needs",
+        "Chromium with its software adapter",
     ),
 }
 

@@ -109,6 +109,27 @@ MINITX_API int minitx_encode(minitx_model *model, const char *text, size_t bytes
 MINITX_API int minitx_decode(const minitx_model *model, const int32_t *ids, int count, char *out, size_t capacity,
                              size_t *needed);
 
+/* The same search while the model runs elsewhere, such as on a GPU: the caller gives what a step of the model gives. */
+typedef struct {
+    int rows;                /* hypotheses under way; 0: the search is done */
+    int top;                 /* candidates that are wanted of each */
+    int position;            /* tokens before these */
+    const int32_t *tokens;   /* (rows): what each is fed; -1 is no token */
+    const int32_t *before;   /* (rows): the row that each was a turn before */
+    const uint16_t *allowed; /* a bit for each target token that may come; NULL: all may */
+    int32_t *ids;            /* (rows,top): to be written, the likeliest next tokens, best first */
+    float *scores;           /* (rows,top): and their log-probabilities */
+} minitx_turn;
+
+/* Begins with source tokens; then, as long as there are rows, gives ids and scores of a turn and is told of the next. No
+ * other call may come between but minitx_decode. */
+MINITX_API int minitx_begin(minitx_model *model, const int32_t *source, int count, const minitx_options *options,
+                            minitx_turn *turn);
+MINITX_API int minitx_advance(minitx_model *model, minitx_turn *turn);
+
+/* What was found, when the search is done: see minitx_generate. */
+MINITX_API int minitx_result(minitx_model *model, int32_t *target, int capacity, int *needed, double *score);
+
 #ifdef __cplusplus
 }
 #endif

@@ -65,9 +65,18 @@ struct minitx_model {
     size_t scratch_stride, room_bytes;
     int32_t *found; /* tokens of a hypothesis */
     int32_t sizes[8];
+    Limits bounds; /* of the search that minitx_begin began; no tokens at most: none is under way */
     void *memory, *map; /* what minitx_close gives back */
     size_t map_bytes;
 };
+
+/* A sentence that is searched, and how it is told of. */
+typedef struct {
+    Options options;
+    Limits limits;
+    int (*token)(void *told, const int32_t *tokens, int count); /* of greedy search, may be NULL */
+    void *told;
+} Request;
 
 /* An id of a shortlist. */
 static inline uint32_t shortlist_id(const minitx_model *model, uint32_t at) {
@@ -83,5 +92,14 @@ size_t minitx_arrange(minitx_model *model, uint8_t *workspace);
 
 /* Starts an arranged model in its workspace. */
 minitx_model *minitx_start(const minitx_model *model, void *workspace);
+
+/* Checks a source of so many tokens, puts it in SOURCE_TOKENS, and notes what the options ask for. */
+int minitx_take(minitx_model *model, const int32_t *source, int count, const minitx_options *options, Request *request);
+
+/* Notes which target tokens the shortlist allows the source: `choose` of minitx/engines/native.py. */
+void minitx_allow(minitx_model *model, int count);
+
+/* Gives the caller the tokens in `found`, so many of them, or minus an error. */
+int minitx_give(const minitx_model *model, int length, int32_t *target, int capacity, int *needed);
 
 #endif

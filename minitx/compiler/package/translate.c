@@ -50,8 +50,7 @@ static int mark(uint16_t *marks, uint32_t token) {
     return fresh;
 }
 
-/* Notes which target tokens the shortlist allows the source: `choose` of minitx/engines/native.py. */
-static void allow(minitx_model *m, int count) {
+void minitx_allow(minitx_model *m, int count) {
     const int vocabulary = minitx_description.target_vocabulary;
     const int32_t *source = (const int32_t *)m->areas[SOURCE_TOKENS];
     uint16_t *marks = (uint16_t *)m->areas[ALLOWED];
@@ -80,20 +79,12 @@ static void encode(minitx_model *m, int count) {
     memset(m->sizes, 0, sizeof m->sizes);
     m->sizes[ROWS] = m->sizes[LONGEST] = count;
     m->sizes[SENTENCES] = m->sizes[TOP] = 1;
-    allow(m, count);
+    minitx_allow(m, count);
     const int masked = m->sizes[MASKED];
     m->sizes[MASKED] = 0;
     run(m, ENCODE, m->buffers[ENCODE], m->sizes);
     m->sizes[MASKED] = masked;
 }
-
-/* A sentence that is searched, and how it is told of. */
-typedef struct {
-    Options options;
-    Limits limits;
-    int (*token)(void *told, const int32_t *tokens, int count); /* of greedy search, may be NULL */
-    void *told;
-} Request;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 
@@ -125,24 +116,32 @@ static int search(minitx_model *m, int count, const Request *r, double *score) {
     return length < 0 ? -MINITX_NAN : length;
 }
 
-int minitx_generate(minitx_model *m, const int32_t *source, int count, const minitx_options *options, int32_t *target,
-                    int capacity, int *needed, double *score) {
-    Request r;
-    double own;
-    int failed = request(m, options, count, &r);
-    if (needed) *needed = 0;
+int minitx_take(minitx_model *m, const int32_t *source, int count, const minitx_options *options, Request *r) {
+    const int failed = request(m, options, count, r);
     if (failed) return failed;
     if (count > m->limits.source) return MINITX_LONG;
     for (int i = 0; i < count; i++)
         if (source[i] < 0 || source[i] >= minitx_description.source_vocabulary) return MINITX_TOKEN;
-    if (count < 1) return MINITX_OK;
-    memcpy(m->areas[SOURCE_TOKENS], source, (size_t)count * sizeof *source);
-    const int length = search(m, count, &r, score ? score : &own);
+    if (count > 0) memcpy(m->areas[SOURCE_TOKENS], source, (size_t)count * sizeof *source);
+    return MINITX_OK;
+}
+
+int minitx_give(const minitx_model *m, int length, int32_t *target, int capacity, int *needed) {
     if (length < 0) return -length;
     if (needed) *needed = length;
     if (length > capacity) return MINITX_OUTPUT;
     if (length) memcpy(target, m->found, (size_t)length * sizeof *target);
     return MINITX_OK;
+}
+
+int minitx_generate(minitx_model *m, const int32_t *source, int count, const minitx_options *options, int32_t *target,
+                    int capacity, int *needed, double *score) {
+    Request r;
+    double own;
+    const int failed = minitx_take(m, source, count, options, &r);
+    if (needed) *needed = 0;
+    if (failed || count < 1) return failed;
+    return minitx_give(m, search(m, count, &r, score ? score : &own), target, capacity, needed);
 }
 
 /* The tokens of a sentence with the end, 0 for an empty one, of which no more than `capacity` are written; or minus an

@@ -77,6 +77,7 @@ Search *search_start(void *memory, const Step *step, const Options *options, con
         for (int r = i * beam; r < (i + 1) * beam; r++) {
             tokens[r] = options->start;
             sources[r] = i;
+            s->rows[r] = r;
             s->totals[r] = r == i * beam ? 0 : -INFINITY; /* all start alike: only one may go on */
         }
     }
@@ -190,9 +191,9 @@ static int candidates(const Search *s) {
     return wanted < s->step.layout->vocabulary ? wanted : s->step.layout->vocabulary;
 }
 
-/* Runs the model for the hypotheses under way. */
-static int run(const Search *s) {
+int search_prepare(Search *s) {
     const Step *step = &s->step;
+    if (!s->count) return SEARCH_DONE;
     step->sizes[ROWS] = s->count * s->options.beam;
     step->sizes[POSITION] = s->position;
     step->sizes[TOP] = candidates(s);
@@ -201,23 +202,25 @@ static int run(const Search *s) {
         slots += (size_t)s->position * (size_t)step->sizes[CAPACITY];
         for (int r = 0; r < step->sizes[ROWS]; r++) slots[r] = r;
     }
-    const int failed = step->run(step->model, step->buffers, step->sizes);
-    if (failed) return failed;
-    const float *scores = step->buffers[step->layout->scores];
-    for (int i = 0; i < step->sizes[ROWS] * step->sizes[TOP]; i++)
-        if (isnan(scores[i])) return SEARCH_NAN;
-    return 0;
+    return SEARCH_GOES_ON;
 }
 
 int search_step(Search *s) {
-    if (!s->count) return SEARCH_DONE;
-    const int failed = run(s);
-    if (failed) return failed;
+    if (search_prepare(s) == SEARCH_DONE) return SEARCH_DONE;
+    const int failed = s->step.run(s->step.model, s->step.buffers, s->step.sizes);
+    return failed ? failed : search_advance(s);
+}
+
+const int32_t *search_rows(const Search *s) { return s->rows; }
+
+int search_advance(Search *s) {
     const int beam = s->options.beam;
     const Layout *layout = s->step.layout;
     const int32_t *ids = s->step.buffers[layout->ids];
     const float *scores = s->step.buffers[layout->scores];
     int32_t *tokens = s->step.buffers[layout->tokens];
+    for (int i = 0; i < s->step.sizes[ROWS] * s->step.sizes[TOP]; i++)
+        if (isnan(scores[i])) return SEARCH_NAN;
     int going = 0;
     for (int i = 0; i < s->count; i++) {
         const int sentence = s->active[i], first = i * beam * s->step.sizes[TOP];

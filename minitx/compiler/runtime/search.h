@@ -59,6 +59,14 @@ Search *search_start(void *memory, const Step *step, const Options *options, con
 /* Does one step: SEARCH_GOES_ON, SEARCH_DONE, SEARCH_NAN where the model gives NaN, or what `run` failed with. */
 int search_step(Search *search);
 
+/* The same where the model runs elsewhere, and `run` may be NULL: sets the sizes of a step and readies what it reads,
+ * SEARCH_GOES_ON, or SEARCH_DONE where there is none; then, with ids and scores in their buffers, takes it. */
+int search_prepare(Search *search);
+int search_advance(Search *search);
+
+/* The row that each row of the next step was in the last one. */
+const int32_t *search_rows(const Search *search);
+
 /* Writes a sentence's hypothesis, best first from 0, and its score, when the search is done: its tokens without the end.
  * Gives their number, or -1 where there are not so many hypotheses. */
 int search_hypothesis(const Search *search, int sentence, int rank, int32_t *tokens, double *score);

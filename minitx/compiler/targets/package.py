@@ -32,10 +32,10 @@ HEAD = struct.Struct("<8sIIQQQ8Q4iddii")  # `Head` of package/model.h
 SUMMED = 24  # where in it the checksummed part begins, and the checksum ends
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENALTIES = ("power", "wu")  # as runtime/search.h numbers them
-FIXED = ("open", "file", "translate", "tokenizer", "normalizer", "segment")  # sources of package/
+FIXED = ("open", "file", "translate", "turns", "tokenizer", "normalizer", "segment")  # sources of package/
 HEADERS = ("model.h", "tokenizer.h", "tables.h")
 RENAMED = (  # what the other sources export
-    *(f"search_{name}" for name in ("bytes", "start", "step", "hypothesis")),
+    *(f"search_{name}" for name in ("bytes", "start", "prepare", "step", "rows", "advance", "hypothesis")),
     *(f"team_{name}" for name in ("bytes", "start", "size", "stop", "run", "wait")),
     *(f"tokenizer_{name}" for name in ("open", "workspace", "encode", "replaced", "decode")),
     *(f"tokenizer_{name}" for name in ("character", "repair", "normalize", "piece")),

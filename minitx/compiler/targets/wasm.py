@@ -11,8 +11,8 @@ import gzip
 import json
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,7 @@ from ...version import __version__
 from ...weights.checkpoint import Checkpoint
 from .. import entry
 from ..cross import Architecture, Cross
-from ..plan import plan
+from ..plan import Plan, plan
 from . import package
 
 WEB = entry.HERE / "package/web"
@@ -44,19 +44,37 @@ class Module:
 MODULES = (Module("SIMD", ".wasm", ("-msimd128",)), Module("PLAIN", ".plain.wasm"))
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What a package has that also runs elsewhere: texts by their place in it, and what stands in all of them."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+ALONE = Addition(words={"MODEL_GPU": "null", "MODEL_BACKENDS": '"wasm-simd" | "wasm"', "MODEL_PARTS": ""})
+
+
 def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:
-    """The package's files by their place in it. The weights have to be written first: texts name their checksum."""
+    """The package's files by their place in it."""
+    options.notice("planning the model ...")
+    return folder(checkpoint, plan(checkpoint.config), options, ALONE)
+
+
+def folder(
+    checkpoint: Checkpoint, planned: Plan, options: package.Options, addition: Addition
+) -> dict[str, package.Content]:
+    """The same of a plan, with an addition. The weights have to be written first: texts name their checksum."""
     name, notice = options.name, options.notice
-    notice("planning the model ...")
-    planned = plan(checkpoint.config)
     words = package.words(checkpoint, planned, replace(options, threads=1))
+    words |= {"MODEL_VOCABULARY": str(checkpoint.config.target_vocab), **addition.words}
     sources = package.fill(package.sources(planned, name, 1), words)
     modules = compiled({**sources, "src/prefix.h": package.renames(package.identifier(name))}, notice)
     for row, module in zip(MODULES, modules.values(), strict=True):
         words |= {f"SIZE_{row.what}_GZIP": f"{len(gzip.compress(module)):,}", f"SIZE_{row.what}": f"{len(module):,}"}
     texts = {place: package.read(WEB / place) for place in PAGE}
     texts |= {f"{name}{suffix}": package.read(WEB / f"module{suffix}") for suffix in (".js", ".d.ts")}
-    texts |= {"README.md": package.read(WEB / "README.in")}
+    texts |= {"README.md": package.read(WEB / "README.in"), **addition.texts}
     modules = {f"{name}{suffix}": module for suffix, module in modules.items()}
     described = description(name, words["MODEL_TITLE"], [f"{name}.weights", *modules, *texts])
 

@@ -9,11 +9,11 @@ export interface Limits {
 }
 
 /** `wasm-simd` is faster; `wasm` runs where there is no SIMD. */
-export type Backend = "wasm-simd" | "wasm";
+export type Backend = MODEL_BACKENDS;
 
 export interface LoadOptions {
-  /** By default the best that runs here. */
-  backend?: Backend;
+  /** By default, or `auto`, the best that runs here. */
+  backend?: Backend | "auto";
   /** By default MODEL_NAME.weights beside the module. */
   weights?: string | URL | Response | ArrayBuffer | ArrayBufferView;
   limits?: Limits;
@@ -45,7 +45,10 @@ export class ModelError extends Error {
 /** An open model. Calls wait for each other; models that were loaded apart from each other do not. */
 export class Model {
   private constructor();
+  /** What runs the model; a GPU that fails is left for what runs without one. */
   readonly backend: Backend;
+  /** Of a package with kernels for a GPU: which GPU it is, or why it is not used. */
+  readonly reason: string;
   /** The weight file where it lies in the model's memory, to be copied at once: any call may move it. */
   readonly weights: Uint8Array;
   /** Each line is translated on its own, and line ends stay. Half a surrogate pair is read as U+FFFD. */

@@ -25,8 +25,11 @@ const BACKENDS = {
   wasm: { code: new URL("./MODEL_NAME.plain.wasm", import.meta.url), works: () => true },
 };
 
+/* What can run it on a GPU, in a package that has that. */
+const GPU = MODEL_GPU;
+
 function choose(name) {
-  if (name === undefined) return Object.keys(BACKENDS).find((each) => BACKENDS[each].works());
+  if (name === undefined || name === "auto" || (GPU && name === "webgpu")) return Object.keys(BACKENDS).find((each) => BACKENDS[each].works());
   if (Object.hasOwn(BACKENDS, name) && BACKENDS[name].works()) return name;
   throw new TypeError(`backend ${name} is not known or does not run here; choose from ${Object.keys(BACKENDS).join(", ")}`);
 }
@@ -87,8 +90,9 @@ const ERRORS = { NO_MEMORY: 2, OUTPUT: 14, STOPPED: 16 };
 const LIMITS = { source: 0, target: 1, beam: 2 };
 const OPTIONS = { beam: 0, maxLength: 1 };
 const PIECE = 2; /* a word of the options, too */
+const TURN = ["rows", "top", "position", "tokens", "before", "allowed", "ids", "scores"];
 /* Where the arguments lie, from their beginning, in bytes. */
-const AT = { limits: 0, options: 256, needed: 512, model: 520, score: 528, end: 1024 };
+const AT = { limits: 0, options: 256, needed: 512, model: 520, score: 528, turn: 544, end: 1024 };
 const HEAD = { magic: "minitxw\0", bytes: 32, size: 40 }; /* of a weight file: where it says its own size */
 const MOST = 2 ** 30; /* bytes of memory that are taken because a file says so, before they come */
 const SPARE = 64;
@@ -257,6 +261,45 @@ class Wasm {
     return { ids: [...new Int32Array(found.buffer)], score: this.#view().getFloat64(AT.score, true) };
   }
 
+  /* The same while the model runs elsewhere: `begin` gives the first turn, `advance` the one after a turn's ids and
+   * scores; of what is in a turn, see the C interface. */
+  begin(ids, options) {
+    this.reserve(this.room + 4 * ids.length);
+    this.bytes.set(new Uint8Array(ids.buffer), this.room);
+    const given = this.#options({ ...options, onPiece: undefined });
+    const turn = this.arguments + AT.turn;
+    this.check(this.#exports.minitx_begin(this.#model, this.room, ids.length, given, turn));
+    return this.#turn();
+  }
+
+  #turn() {
+    const { buffer } = this.#exports.memory;
+    const turn = Object.fromEntries(TURN.map((field, i) => [field, this.#view().getUint32(AT.turn + 4 * i, true)]));
+    const list = (place) => new Int32Array(buffer, place, turn.rows).slice();
+    const allowed = turn.allowed ? new Uint16Array(buffer, turn.allowed, Math.ceil(MODEL_VOCABULARY / 16)).slice() : null;
+    return { ...turn, tokens: list(turn.tokens), before: list(turn.before), allowed };
+  }
+
+  advance(ids, scores) {
+    const { buffer } = this.#exports.memory;
+    const { ids: to, scores: and } = this.#turn();
+    new Int32Array(buffer, to, ids.length).set(ids);
+    new Float32Array(buffer, and, scores.length).set(scores);
+    this.check(this.#exports.minitx_advance(this.#model, this.arguments + AT.turn));
+    return this.#turn();
+  }
+
+  result() {
+    const score = this.arguments + AT.score;
+    const call = (_, out, count, needed) => this.#exports.minitx_result(this.#model, out, count, needed, score);
+    const found = this.#fit(new Uint8Array(), MODEL_LONGEST, 4, call);
+    return { ids: [...new Int32Array(found.buffer)], score: this.#view().getFloat64(AT.score, true) };
+  }
+
+  stop() {
+    this.check(ERRORS.STOPPED);
+  }
+
   encode(line) {
     const input = encoder.encode(line);
     const call = (text, out, count, needed) =>
@@ -297,14 +340,24 @@ const othersTurn = () => new Promise((resume) => setTimeout(resume));
 
 /** An open model. Calls wait for each other. */
 export class Model {
+  #runner; /* a Wasm, or what stands for one */
   #wasm;
   #size;
   #last = Promise.resolve();
 
-  constructor(wasm, size, backend) {
+  constructor(runner, wasm, size) {
+    this.#runner = runner;
     this.#wasm = wasm;
     this.#size = size;
-    this.backend = backend;
+  }
+
+  /** What runs the model now, and why. */
+  get backend() {
+    return this.#runner.backend;
+  }
+
+  get reason() {
+    return this.#runner.reason;
   }
 
   /** The weight file, where it lies in the model's memory. */
@@ -345,7 +398,7 @@ export class Model {
       signal?.throwIfAborted();
       if (i) onPiece?.("\n");
       try {
-        done.push(this.#wasm.translate(line, options, piece));
+        done.push(await this.#runner.translate(line, options, piece));
       } catch (error) {
         if (error.code !== ERRORS.STOPPED) throw error;
         throw failed ? failed.error : signal.reason;
@@ -357,17 +410,17 @@ export class Model {
   async generate(ids, options = {}) {
     numbers(options, OPTIONS, "");
     const source = tokens(ids);
-    return this.#afterOthers(() => this.#wasm.generate(source, { ...options, onPiece: undefined }));
+    return this.#afterOthers(() => this.#runner.generate(source, { ...options, onPiece: undefined }));
   }
 
   async encode(text) {
     string(text);
-    return this.#afterOthers(() => this.#wasm.encode(text));
+    return this.#afterOthers(() => this.#runner.encode(text));
   }
 
   async decode(ids) {
     const target = tokens(ids);
-    return this.#afterOthers(() => this.#wasm.decode(target));
+    return this.#afterOthers(() => this.#runner.decode(target));
   }
 }
 
@@ -378,5 +431,11 @@ export async function load({ backend, weights = WEIGHTS, limits = {}, onProgress
   const wasm = await Wasm.compile(BACKENDS[chosen].code, signal);
   const size = await wasm.read(weights, onProgress, signal);
   wasm.open(size, limits);
-  return new Model(wasm, size, chosen);
+  Object.assign(wasm, { backend: chosen, reason: "" });
+  if (!GPU || (backend && backend !== "auto" && backend !== "webgpu")) return new Model(wasm, wasm, size);
+  const { Accelerated } = await GPU.code();
+  const plan = JSON.parse(await new Blob([await whole(GPU.plan, signal)]).text());
+  const runner = await Accelerated.open(wasm, size, plan, limits.beam);
+  if (backend === "webgpu" && runner.backend !== backend) throw new Error(`webgpu does not run here: ${runner.reason}`);
+  return new Model(runner, wasm, size);
 }
