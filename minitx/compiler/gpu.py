@@ -12,40 +12,34 @@ weights are the native plan's, in the same layout at the same places: one weight
 
 Variables are `source`, the number of source tokens, and `position`, the number of tokens before this one. `bias` is
 added to the logits: it has the model's own, and FORBIDDEN for the tokens that may not come. Buffers of every role are
-as large as they can get; the arena is not by rows. Axes: R hypotheses, V vocabulary, P panels of 16 rows of a matrix,
-N rows, K columns.
+as large as they can get; the arena is not by rows. Axes: R hypotheses, V vocabulary, and as in `nn`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tinygrad import Tensor, UOp, dtypes
 
 from ..config import Config
-from ..errors import ConfigError
 from ..nn.cache import Cache, store
-from ..nn.matrix import PRODUCTS, ROWS, Matrix, as_float, float_product
+from ..nn.matrix import Matrix
 from ..nn.ops import log_softmax_top, replace_matrices
 from ..nn.quant import scheme
 from ..nn.transformer import Transformer
-from .packing import PANEL, padded
+from .panels import Panels
 from .plan import Function, Named, Plan, Renderer, assemble
-from .tuning import panels
+from .tuning import panel_rows
 from .weights import MATRIX, TABLE, VECTOR, Weight
 
 BUFFERS = 8  # of a kernel: what every device has at least
-WGSL = Renderer("wgsl", 1, 256, BUFFERS, panels)  # a buffer begins at a multiple of 256 bytes
+WGSL = Renderer("wgsl", 1, 256, BUFFERS, panel_rows)  # a buffer begins at a multiple of 256 bytes
 FORBIDDEN = -1e30  # minus infinity, for devices that need not know that
 BEAM = 4  # hypotheses that `beams` has room for, or the model's own beam if that is larger
 
 
 def plan(config: Config, native: Plan, beam: int) -> Plan:
-    """The plan for a GPU of a model whose native plan this is, for beams of up to `beam` hypotheses.
-
-    Raises `ConfigError` for matrices that are stored in a way that UNPACKED has no row for.
-    """
+    """The plan for a GPU of a model whose native plan this is, for beams of up to `beam` hypotheses."""
     places = dict(native.weights)
     sources: dict[str, str] = {}
     parts = {
@@ -59,7 +53,6 @@ def plan(config: Config, native: Plan, beam: int) -> Plan:
         weights, outputs, named = make()
         functions.append(assemble(weights, name, outputs, named, places, sources, WGSL))
     return Plan(config.to_dict(), tuple(functions), sources, native.weights, native.weight_bytes)
-
 
 
 Weights = dict[Weight, Tensor]
@@ -153,7 +146,7 @@ def packed(config: Config) -> tuple[Transformer, Weights]:
     def matrix(name: str, shape: tuple[int, int]) -> Matrix:
         weight = Weight(name, MATRIX, scheme(name, shape, config), *shape)
         weights[weight] = empty(weight.bytes // 4, dtype=dtypes.uint32)
-        return Panels(weight, weights[weight])
+        return Panels(weight.scheme, shape, weights[weight])
 
     replace_matrices(model, matrix)
     for name, tensor in model.parameters().items():
@@ -165,48 +158,3 @@ def packed(config: Config) -> tuple[Transformer, Weights]:
     table = Weight("positions", TABLE, "none", config.max_length, config.d_model)
     weights[table] = model._positions._table = empty(table.rows, table.columns)
     return model, weights
-
-
-class Panels(Matrix):
-    """A matrix (N,K) in the panels of `packing`, as words of 32 bits: what is computed with it is as in `nn.matrix`."""
-
-    def __init__(self, weight: Weight, words: Tensor):
-        if weight.scheme not in UNPACKED:
-            known = ", ".join(UNPACKED)
-            raise ConfigError(f"target webgpu has no kernels for {weight.scheme} ({weight.name}); quantize by {known}")
-        self.row, self.shape, self.parts = weight.scheme, (weight.rows, weight.columns), {"": words}
-
-    def unpacked(self) -> tuple[Tensor, ...]:
-        return UNPACKED[self.row](self.parts[""], *self.shape)
-
-    def product(self, x: Tensor) -> Tensor:
-        return (PRODUCTS | {"none": float_product})[self.row](x, *self.unpacked())
-
-    def rows(self, index: Tensor) -> Tensor:
-        return (ROWS | {"none": as_float})[self.row](*(part[index] for part in self.unpacked()))
-
-
-def whole(panels: Tensor, n: int, k: int) -> Tensor:
-    """What stands in panels (P,K/i,16,i) as a matrix (N,K)."""
-    count, _, _, inner = (int(size) for size in panels.shape)
-    return panels.permute(0, 2, 1, 3).reshape(count * PANEL, -1)[:n, :k]
-
-
-def unpack_float(words: Tensor, n: int, k: int) -> tuple[Tensor]:
-    return (whole(words.bitcast(dtypes.float32).reshape(-1, k, PANEL, 1), n, k),)
-
-
-def unpack_int8(words: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
-    """The values, which are stored with 128 added to them, and the scales behind all of them."""
-    rows = padded(n, PANEL)
-    shifts = Tensor.arange(4, dtype=dtypes.uint32) * 8
-    values = (words[:-rows].reshape(-1, padded(k, 4) // 4, PANEL, 1) >> shifts) & 255  # (P,K/4,16,4)
-    return whole(values.cast(dtypes.int32) - 128, n, k), words[-rows:][:n].bitcast(dtypes.float32)
-
-
-# How a matrix is read, by a row of QUANTIZATIONS: its parts.
-UNPACKED: dict[str, Callable[[Tensor, int, int], tuple[Tensor, ...]]] = {
-    "none": unpack_float,
-    "int8": unpack_int8,
-    "int8w": unpack_int8,
-}

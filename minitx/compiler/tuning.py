@@ -18,7 +18,7 @@ WORD = 4  # columns of a matrix of int8 in a word, and of any matrix that are go
 PANELS = 4  # that a thread has a row of: it reads what they are multiplied by once
 
 
-def panels(kernel: UOp, renderer: Renderer) -> UOp:
+def panel_rows(kernel: UOp, renderer: Renderer) -> UOp:
     """A product with a matrix in panels: 16 threads have a row of a panel each, so that they read words side by side.
 
     Other kernels are left as they are. (tinygrad would have 16 threads share one row, and add up what they find.)

@@ -82,10 +82,15 @@ def int8_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def int4_product(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return grouped_product(x, centred(packed, zero), as_float(scale))
+
+
+def grouped_product(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """x (..., K) times integers (N, G, 32) with a scale for each group (N, G)."""
     q, own = quantize(x)
     groups = q.reshape(*x.shape[:-1], 1, -1, GROUP)  # (..., 1, G, 32)
-    sums = (groups * centred(packed, zero)).sum(-1).cast(dtypes.float32)  # (..., N, G)
-    return (sums * as_float(scale)).sum(-1) * own
+    sums = (groups * values).sum(-1).cast(dtypes.float32)  # (..., N, G)
+    return (sums * scale).sum(-1) * own
 
 
 def int8_rows(weight: Tensor, scale: Tensor) -> Tensor:
@@ -93,7 +98,11 @@ def int8_rows(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def int4_rows(packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    return (centred(packed, zero) * as_float(scale).unsqueeze(-1)).flatten(-2)
+    return grouped_rows(centred(packed, zero), as_float(scale))
+
+
+def grouped_rows(values: Tensor, scale: Tensor) -> Tensor:
+    return (values * scale.unsqueeze(-1)).flatten(-2)
 
 
 PRODUCTS: dict[str, Callable[..., Tensor]] = {

@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 
 import native_models
+import numpy as np
 import pytest
 
 import minitx
 from minitx.compiler.export import LIST, export
 from minitx.compiler.targets import package
+from minitx.engines import Engine
 from minitx.engines.hypotheses import LENGTH_PENALTIES
 from minitx.errors import FileError, InputError
 from minitx.generation.search import generate
@@ -33,7 +35,7 @@ from minitx.weights.names import open_model
 DATA = Path(__file__).parents[1] / "data"
 NOT_WEIGHTS, VERSION, OTHER, TRUNCATED, DAMAGED = 3, 4, 5, 6, 7
 LIMITS, WORKSPACE, OPTIONS, TOKEN, LONG, OUTPUT, STOPPED = 9, 10, 11, 12, 13, 14, 16
-FIXED = ["alone", "file", "main", "normalizer", "open", "segment", "translate", "tokenizer", "runtime/search"]
+FIXED = ["alone", "file", "main", "normalizer", "open", "segment", "translate", "tokenizer", "turns", "runtime/search"]
 SMALL = [("post", "int8", "clang"), ("post", "int8", "gcc"), ("ssru", "none", "clang"), ("odd", "none", "clang")]
 Piece = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)
 
@@ -67,6 +69,16 @@ def small(name: str, quantization: str) -> Checkpoint:
     return dataclasses.replace(model, source=tokenizers[0], target=tokenizers[1])
 
 
+class Turn(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("rows", "top", "position")),
+        *((name, ctypes.POINTER(ctypes.c_int32)) for name in ("tokens", "before")),
+        ("allowed", ctypes.POINTER(ctypes.c_uint16)),
+        ("ids", ctypes.POINTER(ctypes.c_int32)),
+        ("scores", ctypes.POINTER(ctypes.c_float)),
+    )
+
+
 class Opened:
     """A model that the C code opened, called from Python."""
 
@@ -88,6 +100,25 @@ class Opened:
         given = (ctypes.c_int32 * len(source))(*source), len(source), ctypes.byref(Options(**options))
         self.error = self.call("generate", self.model, *given, out, room, ctypes.byref(count), None)
         assert out[room] == -7
+        return out[: count.value]
+
+    def turns(self, source: list[int], engine: Engine, **options: int) -> list[int]:
+        """What `generate` gives, with every step computed by an engine."""
+        turn, given = Turn(), (ctypes.c_int32 * len(source))(*source)
+        out, count = (ctypes.c_int32 * 64)(), ctypes.c_int()
+        to = given, len(source), ctypes.byref(Options(**options)), ctypes.byref(turn)
+        assert self.call("begin", self.model, *to) == 0
+        state = engine.encode(np.array([source], np.int32), np.array([len(source)]), 64) if source else None
+        while rows := turn.rows:
+            state = engine.reorder(state, np.array(turn.before[:rows]) * (turn.position > 0))
+            ids, scores = engine.step(state, np.array(turn.tokens[:rows], np.int32), turn.top)
+            for i, (token, score) in enumerate(zip(ids.ravel().tolist(), scores.ravel().tolist(), strict=True)):
+                turn.ids[i], turn.scores[i] = token, score
+            self.error = self.call("advance", self.model, ctypes.byref(turn))
+            if self.error:
+                return []
+        assert self.call("advance", self.model, ctypes.byref(turn)) == OPTIONS  # there is no other turn
+        assert self.call("result", self.model, out, 64, ctypes.byref(count), None) == 0
         return out[: count.value]
 
     def translate(self, text: bytes, room: int = 4000, **options: object) -> tuple[bytes, int]:
@@ -155,6 +186,19 @@ def test_ids_are_those_of_the_native_engine(folder, name: str, quantization: str
             for source, best in zip(sources, generate(engine, sources, generation), strict=True):
                 assert model.generate(source, beam=beam) == [*best[0].tokens], (source, beam)
     assert model.generate([]) == [] and model.error == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["post", "ssru"])
+def test_a_search_whose_model_runs_elsewhere_finds_the_same(folder, name: str) -> None:
+    quantization = "int8" if name == "post" else "none"
+    model, engine = tiny(folder(name, quantization, "clang")), native_models.native(name, quantization)
+    for source in native_models.sentences(3, 17, 64):
+        for beam in (1, 3, 4):
+            assert model.turns(source, engine, beam=beam) == model.generate(source, beam=beam)
+    assert model.turns([], engine) == []
+    assert model.call("begin", model.model, None, 65, None, ctypes.byref(Turn())) == LONG
+    assert model.call("advance", model.model, ctypes.byref(Turn(rows=1))) == OPTIONS  # none is under way
 
 
 @pytest.mark.slow
