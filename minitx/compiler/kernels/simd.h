@@ -51,7 +51,7 @@ enum { LANES = 4, FLOAT_SUMS = 24, INT8W_SUMS = 16, INT8_SUMS = 16, INT4_SUMS = 
 #elif defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 #define SIMD_WASM
-enum { LANES = 4, FLOAT_SUMS = 8, INT8W_SUMS = 4, INT8_SUMS = 8, INT4_SUMS = 4 };
+enum { LANES = 4, FLOAT_SUMS = 8, INT8W_SUMS = 4, INT8_SUMS = 12, INT4_SUMS = 4 };
 #else /* SSE2, RISC-V, ... */
 enum { LANES = 4, FLOAT_SUMS = 8, INT8W_SUMS = 4, INT8_SUMS = 4, INT4_SUMS = 4 };
 #endif
@@ -250,14 +250,16 @@ INLINE vi dot_int8(vi sum, vi w, Four x) {
 INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x)); }
 
 #elif defined(SIMD_WASM)
-enum { DOT_OFFSET = 0 };
-INLINE vi dot_operand(vi stored) { return int8_weights(stored); }
-typedef v128_t Four; /* twice the four, as int16 */
-INLINE Four four(const void *x) { return wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(x)); }
+enum { DOT_OFFSET = 128 };
+INLINE vi dot_operand(vi stored) { return stored; }
+typedef struct { v128_t even, odd; } Four; /* the first and third, the second and fourth, as int16, in all lanes */
+INLINE Four four(const void *x) {
+    const v128_t all = wasm_v128_load32_splat(x);
+    return (Four){wasm_i16x8_shr(wasm_i16x8_shl(all, 8), 8), wasm_i16x8_shr(all, 8)};
+}
 INLINE vi dot_int8(vi sum, vi w, Four x) {
-    v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16((v128_t)w), x);   /* columns 0, 0, 1, 1 */
-    v128_t high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16((v128_t)w), x); /* columns 2, 2, 3, 3 */
-    return sum + (vi)wasm_i32x4_shuffle(low, high, 0, 2, 4, 6) + (vi)wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
+    const v128_t even = wasm_v128_and((v128_t)w, wasm_i16x8_splat(0xff)), odd = wasm_u16x8_shr((v128_t)w, 8);
+    return sum + (vi)wasm_i32x4_dot_i16x8(even, x.even) + (vi)wasm_i32x4_dot_i16x8(odd, x.odd);
 }
 INLINE vi dot_int4(vi sum, vi w, const void *x) { return dot_int8(sum, w, four(x)); }
 

@@ -29,7 +29,7 @@ SMALL = ("-Os",)  # what is not hot
 CHECKSUM = 3  # among the fields of a weight file's head
 LINK: tuple[str, ...] = ("-mexec-model=reactor", "-s", "-rdynamic")
 LINK += ("-Wl,--export=__heap_base", "-Wl,--export-table", "-Wl,--growable-table", "-Wl,-z,stack-size=131072")
-PAGE: tuple[str, ...] = ()
+PAGE = ("index.html", "page.css", "page.js", "worker.js", "offline.js")  # the texts of package/web that have their name
 
 
 @dataclass(frozen=True)

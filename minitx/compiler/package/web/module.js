@@ -95,7 +95,7 @@ const TURN = ["rows", "top", "position", "tokens", "before", "allowed", "ids", "
 const AT = { limits: 0, options: 256, needed: 512, model: 520, score: 528, turn: 544, end: 1024 };
 const HEAD = { magic: "minitxw\0", bytes: 32, size: 40 }; /* of a weight file: where it says its own size */
 const MOST = 2 ** 30; /* bytes of memory that are taken because a file says so, before they come */
-const SPARE = 64;
+const SPARE = 16; /* bytes of room beyond what a text of so many bytes mostly becomes */
 
 /* (module (func (import "" "") (export "") (param i32 i32 i32) (result i32))): makes of a function of JavaScript one that
  * the table of another module can hold. */
