@@ -17,6 +17,7 @@ as large as they can get; the arena is not by rows. Axes: R hypotheses, V vocabu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tinygrad import Tensor, UOp, dtypes
@@ -38,11 +39,15 @@ FORBIDDEN = -1e30  # minus infinity, for devices that need not know that
 BEAM = 4  # hypotheses that `beams` has room for, or the model's own beam if that is larger
 
 
+Weights = dict[Weight, Tensor]
+Parts = tuple[Weights, list[Tensor], Named]  # of a function: what it reads, gives, and what is what
+
+
 def plan(config: Config, native: Plan, beam: int) -> Plan:
     """The plan for a GPU of a model whose native plan this is, for beams of up to `beam` hypotheses."""
     places = dict(native.weights)
     sources: dict[str, str] = {}
-    parts = {
+    parts: dict[str, Callable[[], Parts]] = {
         "encode": lambda: encode(config),
         "step": lambda: step(config, 1, 1),
         "beams": lambda: step(config, beam, beam + 1),
@@ -53,10 +58,6 @@ def plan(config: Config, native: Plan, beam: int) -> Plan:
         weights, outputs, named = make()
         functions.append(assemble(weights, name, outputs, named, places, sources, WGSL))
     return Plan(config.to_dict(), tuple(functions), sources, native.weights, native.weight_bytes)
-
-
-Weights = dict[Weight, Tensor]
-Parts = tuple[Weights, list[Tensor], Named]
 
 
 def encode(config: Config) -> Parts:

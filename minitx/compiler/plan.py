@@ -105,7 +105,9 @@ def plan(config: Config) -> Plan:
         places[weight] = size
         size += padded(weight.bytes, ALIGNMENT)
     sources: dict[str, str] = {}
-    functions = [assemble(graph.weights, *parts, places, sources) for graph, *parts in planned]
+    functions = [
+        assemble(graph.weights, name, outputs, named, places, sources) for graph, name, outputs, named in planned
+    ]
     return Plan(config.to_dict(), tuple(functions), sources, tuple(places.items()), size)
 
 
@@ -266,7 +268,10 @@ def rendered(program: UOp, arguments: list[int], sources: dict[str, str]) -> Cal
 OPERATIONS = {
     **dict.fromkeys((Ops.CDIV, Ops.FLOORDIV), "/"),
     **dict.fromkeys((Ops.CMOD, Ops.FLOORMOD), "%"),
-    **{Ops.ADD: "+", Ops.MUL: "*", Ops.SHL: "<<", Ops.SHR: ">>"},
+    Ops.ADD: "+",
+    Ops.MUL: "*",
+    Ops.SHL: "<<",
+    Ops.SHR: ">>",
 }
 
 

@@ -36,14 +36,17 @@ def program() -> str:
 class Browser:
     """One page of a browser with a profile of its own. What takes longer than `seconds` fails."""
 
-    def __init__(self, profile: Path, width: int = 1000, height: int = 900, seconds: float = 60):
+    def __init__(
+        self, profile: Path, width: int = 1000, height: int = 900, seconds: float = 60, flags: tuple[str, ...] = ()
+    ):
         self.seconds, self.count, self.buffer = seconds, 0, b""
         self.events: list[dict[str, Any]] = []
         theirs, self.out = os.pipe()
         self.into, from_them = os.pipe()
-        command = [program(), *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
+        size = f"--window-size={width},{height}"
+        command = [program(), *FLAGS, *flags, f"--user-data-dir={profile}", size, "about:blank"]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{from_them}', "sh", *command],
+            ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{from_them}', "bash", *command],
             pass_fds=(theirs, from_them),
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -102,7 +105,9 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **more)
 
     def screenshot(self, file: Path, width: int, height: int, dark: bool = False) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=False)["data"]))
@@ -126,8 +131,6 @@ def browser(profile: Path | None = None, **options: Any) -> Iterator[Browser]:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}
-
     def log_message(self, *arguments: object) -> None:
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
 

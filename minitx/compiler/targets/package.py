@@ -96,7 +96,9 @@ def words(checkpoint: Checkpoint, planned: Plan, options: Options) -> dict[str, 
     languages = [str(checkpoint.provenance.get(key)) for key in ("source", "target")]
     known = all(re.fullmatch("[a-z]{2,3}", language) for language in languages)
     return {
-        **{f"MODEL_{end}": language if known else "" for end, language in zip(("FROM", "INTO"), languages, strict=True)},
+        **{
+            f"MODEL_{end}": language if known else "" for end, language in zip(("FROM", "INTO"), languages, strict=True)
+        },
         "MODEL_NAME": name,
         "MODEL_TITLE": f"{name}: translates {' to '.join(languages)}" if known else f"{name}: translates",
         "MODEL_LONGEST": str(checkpoint.config.max_length),

@@ -52,7 +52,8 @@ class Addition:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-ALONE = Addition(words={"MODEL_GPU": "null", "MODEL_BACKENDS": '"wasm-simd" | "wasm"', "MODEL_PARTS": ""})
+BACKENDS = '"wasm-simd" | "wasm"'
+ALONE = Addition(words={"MODEL_GPU": "null", "MODEL_BACKENDS": BACKENDS, "MODEL_PARTS": "", "MODEL_KEPT": ""})
 
 
 def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:

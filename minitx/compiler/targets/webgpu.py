@@ -19,8 +19,16 @@ PARTS = """\
 | `MODEL_NAME.gpu.json` | the kernels for a GPU and the order of their calls |
 | `MODEL_NAME.gpu.js`, `MODEL_NAME.webgpu.js` | what runs them, and what decides whether they are used |
 """
-CODE = '{ code: () => import("./MODEL_NAME.webgpu.js"), plan: new URL("./MODEL_NAME.gpu.json", import.meta.url) }'
-WORDS = {"MODEL_GPU": CODE, "MODEL_BACKENDS": '"webgpu" | "wasm-simd" | "wasm"', "MODEL_PARTS": PARTS}
+CODE = """
+  code: () => import("./MODEL_NAME.webgpu.js"),
+  plan: new URL("./MODEL_NAME.gpu.json", import.meta.url),
+"""
+WORDS = {
+    "MODEL_GPU": f"{{{CODE}}}",
+    "MODEL_BACKENDS": f'"webgpu" | {wasm.BACKENDS}',
+    "MODEL_PARTS": PARTS,
+    "MODEL_KEPT": "".join(f', "MODEL_NAME.{part}"' for part in ("webgpu.js", "gpu.js", "gpu.json")),
+}
 
 
 def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, package.Content]:
@@ -46,8 +54,10 @@ def description(planned: Plan, native: Plan, name: str, beam: int) -> dict[str, 
             {
                 "name": f.name,
                 "arena": f.arena,
-                "buffers": [{"name": b.name, "role": b.role, "extent": b.extent, "bytes": b.bytes, "offset": b.offset}
-                            for b in f.buffers],
+                "buffers": [
+                    {"name": b.name, "role": b.role, "extent": b.extent, "bytes": b.bytes, "offset": b.offset}
+                    for b in f.buffers
+                ],
                 "calls": [{"kernel": c.kernel, "arguments": c.arguments, "groups": c.groups} for c in f.calls],
             }
             for f in planned.functions

@@ -2,7 +2,7 @@
  * The weights are put in the cache by worker.js, and from there they come before the server's. */
 const FOLDER = new URL("./", self.location.href).href;
 const CACHE = `${FOLDER}#MODEL_CHECKSUM`;
-const FILES = ["", "page.css", "page.js", "worker.js", "MODEL_NAME.js", "MODEL_NAME.wasm", "MODEL_NAME.plain.wasm"];
+const FILES = ["", "page.css", "page.js", "worker.js", "MODEL_NAME.js", "MODEL_NAME.wasm", "MODEL_NAME.plain.wasm"MODEL_KEPT];
 const WEIGHTS = `${FOLDER}MODEL_NAME.weights?MODEL_CHECKSUM`;
 
 async function keepFiles() {

@@ -56,8 +56,11 @@ const HEARD = {
   ready(backend) {
     at.loading.hidden = true;
     at.go.disabled = false;
-    at.backend.textContent = backend;
+    HEARD.used(backend);
     at.speed.textContent = "Ready.";
+  },
+  used(backend) {
+    at.backend.textContent = backend;
   },
   kept(is) {
     at.kept.textContent = is ? "The weights are kept here for the next time." : "This browser does not keep the weights.";

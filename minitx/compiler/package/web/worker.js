@@ -1,6 +1,6 @@
 /* Runs the model beside the page. It is told {open: {backend}}, {translate: id, text, beam} and {stop: id}, and tells
  * {progress: [bytes, of]}, {ready: backend}, {kept: whether}, and of a translation {piece, id, at}, then {done: id, at}
- * or {failed: id, why}; `at` is milliseconds since it began. {failed} without an id: there is no model.
+ * or {failed: id, why}, and {used: backend}; `at` is milliseconds since it began. {failed} without an id: there is no model.
  *
  * Weights are kept in the browser's cache once a model was opened over them, so what is kept is whole. Its name has
  * their checksum; what an older export left, offline.js throws away.
@@ -21,12 +21,15 @@ async function cached(work) {
   }
 }
 
+/* What runs a model, and why. */
+const used = ({ backend, reason }) => (reason ? `${backend} (${reason})` : backend);
+
 async function open({ backend }) {
   const options = { backend, onProgress: (...progress) => postMessage({ progress }) };
   const kept = await cached((cache) => cache.match(WEIGHTS));
   const opened = kept && (await load({ ...options, weights: kept }).catch(() => undefined));
   const loaded = opened ?? (await load({ ...options, weights: WEIGHTS }));
-  postMessage({ ready: loaded.backend });
+  postMessage({ ready: used(loaded) });
   const keep = (cache) => cache.put(WEIGHTS, new Response(loaded.weights)).then(() => true);
   postMessage({ kept: opened ? true : Boolean(await cached(keep)) });
   return loaded;
@@ -45,6 +48,7 @@ async function translate({ translate: id, text, beam }) {
   } catch (error) {
     postMessage({ failed: id, why: error.name === "AbortError" ? "Stopped." : error.message });
   }
+  postMessage({ used: used(opened) });
   stops.delete(id);
 }
 
