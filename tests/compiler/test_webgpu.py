@@ -199,6 +199,15 @@ def test_a_browser_finds_what_minitx_finds(folder, name: str, quantization: str)
 
 
 @pytest.mark.slow
+def test_the_page_tells_which_gpu_it_uses(folder) -> None:
+    server = Server(folder("post", "int8"))
+    with browser(seconds=120, flags=SOFTWARE) as page:
+        page.open(server.url)
+        page.wait("document.getElementById('backend')?.textContent === 'webgpu (on google swiftshader)'")
+    server.stop()
+
+
+@pytest.mark.slow
 def test_a_device_that_is_lost_is_left_in_the_middle_of_a_sentence(folder) -> None:
     told = in_page(folder("post", "int8"), LOST)
     assert (told["before"], told["after"]) == ("webgpu", "wasm-simd") and told["reason"].startswith("the GPU failed")
