@@ -74,11 +74,9 @@ def unpack_int4(words: Tensor, n: int, k: int) -> tuple[Tensor, ...]:
     """The values less the zero points of their groups (N,G,32), and the scales (N,G): see `packing.pack_int4`."""
     groups, split = k // GROUP, k // GROUP * INT4_NIBBLES // 4
     panels = words.reshape(-1, groups * (INT4_NIBBLES + INT4_SCALES) // 4)
-    eight = fields(
-        panels[:, :split].reshape(-1, k // 8, PANEL), 4
-    )  # (P,K/8,16,8), the low halves of bytes among the high
-    low, high = eight[..., ::2], eight[..., 1::2]  # (P,K/8,16,4)
-    columns = low.cat(high, dim=-1).transpose(2, 3).reshape(-1, k, PANEL)  # (P,K,16)
+    eight = fields(panels[:, :split].reshape(-1, k // 8, PANEL), 4)  # (P,K/8,16,8): column i, then column i + 4
+    eight = eight.reshape(*eight.shape[:3], 4, 2).transpose(3, 4)  # (P,K/8,16,2,4)
+    columns = eight.flatten(3).transpose(2, 3).reshape(-1, k, PANEL)  # (P,K,16)
     rest = panels[:, split:].reshape(-1, groups, INT4_SCALES // 4)  # (P,G,12)
     scale = whole(half(fields(rest[..., :8], 16)).reshape(-1, groups, PANEL), n, groups)
     zero = whole(fields(rest[..., 8:], 8).reshape(-1, groups, PANEL), n, groups)

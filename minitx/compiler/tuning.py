@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
+from functools import lru_cache
 
 from tinygrad import UOp, dtypes
 from tinygrad.codegen import pm_flatten_range, pm_load_collapse, pm_mops, pm_simplify_ranges, pm_split_ranges, sym
@@ -38,6 +39,7 @@ def panel_rows(kernel: UOp, renderer: Renderer) -> UOp:
     return kernel.replace(arg=dataclasses.replace(kernel.arg, opts_to_apply=tuple(scheduler.applied_opts)))
 
 
+@lru_cache(256)  # layers share their kernels
 def simplified(kernel: UOp) -> UOp:
     """The kernel with the axes that tinygrad's optimizer sees: the passes of `full_rewrite_to_sink` before it."""
     kernel = graph_rewrite(kernel, pm_mops, bottom_up=True)

@@ -27,12 +27,14 @@ from minitx.compiler.panels import FORMS, Panels
 from minitx.compiler.targets import webgpu
 from minitx.compiler.targets.package import Options
 from minitx.compiler.weights import PACKERS
+from minitx.config import Config
 from minitx.generation.search import generate
 from minitx.nn.ops import upload
 from minitx.nn.quant import QUANTIZATIONS, Hints
 
 SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 MODELS = [("post", "int8"), ("ssru", "int4")]
+PLANNED = [("post", "int8"), ("ssru", "none")]
 OPERATIONS = {
     "+": lambda a, b: a + b,
     "*": lambda a, b: a * b,
@@ -61,9 +63,14 @@ def test_packed_matrices_are_what_was_packed(row: str, n: int, k: int) -> None:
     assert np.allclose(product, rounded @ expected.T, atol=1e-4)
 
 
+def shallow(name: str, quantization: str) -> Config:
+    """A model of one layer, which is planned faster."""
+    return dataclasses.replace(native_models.checkpoint(name, quantization).config, encoder_layers=1, decoder_layers=1)
+
+
 @cache
 def described(name: str, quantization: str) -> dict[str, Any]:
-    config = native_models.checkpoint(name, quantization).config
+    config = shallow(name, quantization)
     native = plan.plan(config)
     return json.loads(json.dumps(webgpu.description(gpu.plan(config, native, 4), native, "tiny", 4)))
 
@@ -74,10 +81,10 @@ def value(size: Any, variables: dict[str, int]) -> int:
     return variables[size] if isinstance(size, str) else size
 
 
-@pytest.mark.parametrize(("name", "quantization"), MODELS)
+@pytest.mark.parametrize(("name", "quantization"), PLANNED)
 def test_every_call_has_its_kernel_and_its_buffers(name: str, quantization: str) -> None:
-    made, config = described(name, quantization), native_models.CONFIGS[name]
-    native = plan.plan(native_models.checkpoint(name, quantization).config)
+    made, config = described(name, quantization), shallow(name, quantization)
+    native = plan.plan(config)
     places = {w.name: (place, w.bytes) for w, place in native.weights}
     assert [f["name"] for f in made["functions"]] == ["encode", "step", "beams", "reorder"]
     assert {c["kernel"] for f in made["functions"] for c in f["calls"]} == {*made["sources"]}
@@ -96,7 +103,7 @@ def test_every_call_has_its_kernel_and_its_buffers(name: str, quantization: str)
                 assert all(1 <= value(size, variables) <= 65535 for size in call["groups"])
 
 
-@pytest.mark.parametrize(("name", "quantization"), MODELS)
+@pytest.mark.parametrize(("name", "quantization"), PLANNED)
 def test_no_call_is_given_memory_twice(name: str, quantization: str) -> None:
     """WebGPU refuses a call two of whose buffers overlap; what is read later must not be written over before."""
     for f in described(name, quantization)["functions"]:
