@@ -29,7 +29,7 @@ from ..config import Config
 from ..nn.transformer import Transformer
 from .forms import MAX_ROWS, Graph, Packed, Sources, swap
 from .packing import padded
-from .render import kernels, renderer
+from .render import kernels, launch_size, renderer
 from .weights import PLAIN, Weight
 
 ALIGNMENT = 64  # bytes, of everything in memory
@@ -254,7 +254,7 @@ def handwritten(program: UOp, arguments: list[int]) -> Call:
 def rendered(program: UOp, arguments: list[int], sources: dict[str, str]) -> Call:
     """The call of a kernel that tinygrad wrote. One source is one kernel, whatever its name."""
     text, info = program.src[2].arg, program.arg
-    groups = tuple(expression(size) for size in info.global_size) if info.local_size else ()
+    groups = tuple(launch_size(size) for size in info.global_size) if info.local_size else ()
     source = text.replace(info.function_name, "KERNEL")
     kernel = next((k for k, s in sources.items() if s == source), f"fused{len(sources)}")
     sources[kernel] = source
@@ -262,30 +262,6 @@ def rendered(program: UOp, arguments: list[int], sources: dict[str, str]) -> Cal
     given |= {v.arg.slot: ("name", v.expr) for v in info.vars}
     both = tuple(given[slot] for slot in sorted(given))
     return Call(kernel, both, 0, tuple(arguments[o] for o in info.outs), groups)
-
-
-# Of numbers that are never below 0.
-OPERATIONS = {
-    **dict.fromkeys((Ops.CDIV, Ops.FLOORDIV), "/"),
-    **dict.fromkeys((Ops.CMOD, Ops.FLOORMOD), "%"),
-    Ops.ADD: "+",
-    Ops.MUL: "*",
-    Ops.SHL: "<<",
-    Ops.SHR: ">>",
-}
-
-
-def expression(size: int | UOp) -> Any:
-    """A launch size as plain data: see `Call`."""
-    if isinstance(size, int):
-        return size
-    if size.op is Ops.CONST:
-        return int(size.arg)
-    if size.op in (Ops.CAST, Ops.BITCAST):
-        return expression(size.src[0])
-    if size.op in OPERATIONS:
-        return [OPERATIONS[size.op], *map(expression, size.src)]
-    return str(size.expr)  # a variable
 
 
 def stages(calls: list[Call]) -> list[Call]:

@@ -90,3 +90,27 @@ def render(calls: list[UOp], target: str) -> list[str]:
     to = renderer(target)
     programs = [to_program(call.src[0], to) if call.src[0].op is Ops.SINK else call.src[0] for call in calls]
     return [program.src[2].arg for program in programs]
+
+
+# Of launch sizes, which are never below 0.
+OPERATIONS = {
+    **dict.fromkeys((Ops.CDIV, Ops.FLOORDIV), "/"),
+    **dict.fromkeys((Ops.CMOD, Ops.FLOORMOD), "%"),
+    Ops.ADD: "+",
+    Ops.MUL: "*",
+    Ops.SHL: "<<",
+    Ops.SHR: ">>",
+}
+
+
+def launch_size(size: int | UOp) -> Any:
+    """A launch size of a GPU's kernel as plain data: a number, a variable's name, or `[operation, a, b]` of such."""
+    if isinstance(size, int):
+        return size
+    if size.op is Ops.CONST:
+        return int(size.arg)
+    if size.op in (Ops.CAST, Ops.BITCAST):
+        return launch_size(size.src[0])
+    if size.op in OPERATIONS:
+        return [OPERATIONS[size.op], *map(launch_size, size.src)]
+    return str(size.expr)  # a variable

@@ -435,7 +435,7 @@ export async function load({ backend, weights = WEIGHTS, limits = {}, onProgress
   if (!GPU || (backend && backend !== "auto" && backend !== "webgpu")) return new Model(wasm, wasm, size);
   const { Accelerated } = await GPU.code();
   const plan = JSON.parse(await new Blob([await whole(GPU.plan, signal)]).text());
-  const runner = await Accelerated.open(wasm, size, plan, limits.beam);
+  const runner = await Accelerated.open(wasm, size, plan, limits);
   if (backend === "webgpu" && runner.backend !== backend) throw new Error(`webgpu does not run here: ${runner.reason}`);
   return new Model(runner, wasm, size);
 }

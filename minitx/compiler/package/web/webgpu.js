@@ -19,14 +19,13 @@ export class Accelerated {
     this.reason = "";
   }
 
-  /* Over an open Wasm, whose weight file has so many bytes, and a plan for GPUs; `beam` is the most that it was opened
-   * for. Whether the GPU is used, `backend` and `reason` say. */
-  static async open(wasm, size, plan, beam) {
+  /* Over an open Wasm, whose weight file has so many bytes, opened for these limits, and a plan for GPUs. Whether the GPU is used, `backend` and `reason` say. */
+  static async open(wasm, size, plan, limits) {
     const made = new Accelerated(wasm, plan);
     try {
       made.#gpu = await Gpu.open(plan, weights(wasm.bytes.subarray(wasm.weights, wasm.weights + size), plan));
       if (!made.#gpu) made.reason = "there is no WebGPU adapter";
-      else if (await made.#test(Math.min(beam || plan.beam, plan.beam))) made.#use();
+      else if (await made.#test(limits)) made.#use();
       else made.#leave("this GPU or its driver computes something else");
     } catch (error) {
       made.#leave(error.message);
@@ -47,8 +46,9 @@ export class Accelerated {
   }
 
   /* Whether both find the same tokens. */
-  async #test(beam) {
-    const ids = Int32Array.from(this.wasm.encode(TEST));
+  async #test({ source, beam: most }) {
+    const ids = Int32Array.from(this.wasm.encode(TEST).slice(-source || 0));
+    const beam = Math.min(most || this.plan.beam, this.plan.beam);
     for (const test of TESTS) {
       const options = { ...test, beam: test.beam || beam };
       const found = await this.#search(ids, options, () => {});
@@ -84,6 +84,7 @@ export class Accelerated {
     const width = given.ids.length / most;
     const wanted = (list) => Array.from({ length: rows * top }, (_, i) => list[Math.floor(i / top) * width + (i % top)]);
     const scores = wanted(given.scores).map((score) => (score < this.plan.forbidden / 2 ? -Infinity : score));
+    if (scores.some(Number.isNaN)) throw new Error("it gives no numbers");
     return { ids: wanted(given.ids), scores };
   }
 
