@@ -258,7 +258,13 @@ class Call:
     def link(self, objects: Sequence[Path]) -> bytes:
         """The shared library of these objects, seen to be for this machine."""
         output = self.folder / "library.so"
-        self.run_linking([*LINK, *map(str, objects)], output)
+        *others, last = self.kind.libraries
+        for libraries in others:
+            with suppress(DeviceError):
+                self.run([*LINK, *map(str, objects), *libraries], output)
+                break
+        else:
+            self.run([*LINK, *map(str, objects), *last], output)
         library = output.read_bytes()
         if foreign(library):
             raise self.error("makes programs for another kind of machine")
@@ -267,14 +273,6 @@ class Call:
     def check(self) -> None:
         """Raises `DeviceError` where this is no compiler that the native engine can use."""
         self.link([self.compile(CHECK, self.folder)])
-
-    def run_linking(self, arguments: list[str], output: Path) -> None:
-        """Runs the compiler with the first of its ways to link that works."""
-        *others, last = self.kind.libraries
-        for libraries in others:
-            with suppress(DeviceError):
-                return self.run([*arguments, *libraries], output)
-        self.run([*arguments, *last], output)
 
     def run(self, arguments: list[str], output: Path) -> None:
         """Runs the compiler, which has to make the file `output`."""

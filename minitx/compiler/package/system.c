@@ -29,17 +29,12 @@ static const void *map_open(int file, size_t *bytes) {
     return map;
 }
 
-const void *system_map(const char *path, size_t *bytes) {
+#define close _close
+static int open_path(const char *path) {
     wchar_t wide[LONGEST_PATH];
     errno = EINVAL;
-    if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, LONGEST_PATH)) return NULL;
-    const int file = _wopen(wide, _O_RDONLY | _O_BINARY | _O_NOINHERIT);
-    if (file < 0) return NULL;
-    const void *map = map_open(file, bytes);
-    const int error = errno;
-    _close(file);
-    errno = error;
-    return map;
+    if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, LONGEST_PATH)) return -1;
+    return _wopen(wide, _O_RDONLY | _O_BINARY | _O_NOINHERIT);
 }
 
 void system_unmap(const void *map, size_t bytes) {
@@ -65,8 +60,16 @@ static const void *map_open(int file, size_t *bytes) {
     return map == MAP_FAILED ? NULL : map;
 }
 
+static int open_path(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+
+void system_unmap(const void *map, size_t bytes) { munmap((void *)(uintptr_t)map, bytes); }
+
+void *system_take(size_t bytes) { return aligned_alloc(64, bytes); }
+void system_give(void *memory) { free(memory); }
+#endif
+
 const void *system_map(const char *path, size_t *bytes) {
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    const int file = open_path(path);
     if (file < 0) return NULL;
     const void *map = map_open(file, bytes);
     const int error = errno;
@@ -74,9 +77,3 @@ const void *system_map(const char *path, size_t *bytes) {
     errno = error;
     return map;
 }
-
-void system_unmap(const void *map, size_t bytes) { munmap((void *)(uintptr_t)map, bytes); }
-
-void *system_take(size_t bytes) { return aligned_alloc(64, bytes); }
-void system_give(void *memory) { free(memory); }
-#endif

@@ -77,7 +77,7 @@ def files(checkpoint: Checkpoint, options: package.Options) -> dict[str, Content
 def compiled(sources: dict[str, str], notice: Callable[[str], object]) -> dict[str, bytes]:
     """A WebAssembly module of these sources for each row of MODULES."""
     units = [unit for unit in package.units(MACHINE.machine, 1) if unit.name not in ("file", "system")]
-    (hot,) = (unit for unit in units if unit.name.startswith("functions"))
+    (hot,) = (unit for unit in units if unit.name.startswith(package.FUNCTIONS))
     cold = [replace(unit, flags=(*unit.flags, *SMALL)) for unit in units if unit is not hot]
     each = [replace(hot, name=row.what, flags=(*hot.flags, *row.flags)) for row in MODULES]
     with tempfile.TemporaryDirectory(prefix="minitx-") as folder:
